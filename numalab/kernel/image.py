@@ -1,0 +1,29 @@
+"""A kernel that can be booted, whoever built it, and where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class KernelImage:
+    """A bootable kernel.
+
+    Attributes:
+        name: what the user called it: "stock", "patched", "debug" or a path.
+        path: the bzImage.
+        release: what `uname -r` prints in it.
+        modules: its `/lib/modules/RELEASE` directory, None when it needs none.
+        build_id: hex of the GNU build-id of its vmlinux, "" when unknown.
+        provenance: version, source sha256, series and config hashes, compiler, flavour, applied
+            patch sets ...; plain JSON values, copied into every result.
+    """
+
+    name: str
+    path: Path
+    release: str
+    modules: Path | None = None
+    build_id: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,397 @@
+"""A running machine and the commands in it.
+
+    with Machine(kernel, uniform(nodes=4)) as machine:
+        print(machine.run(["uname", "-r"]).stdout)
+
+Every way a machine can end has an exception (numalab/machine/outcome.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from numalab.errors import MissingError, UserError
+from numalab.kernel.image import KernelImage
+from numalab.machine import accel as accelerators
+from numalab.machine import channel as ch
+from numalab.machine import console, domain, hypervisor, rootfs
+from numalab.machine.outcome import (
+    BootFailureError,
+    Completed,
+    GuestFileError,
+    GuestHangError,
+    GuestPanicError,
+    Mark,
+    QemuDiedError,
+)
+from numalab.machine.process import Process
+from numalab.machine.topology import Topology
+
+#: Seconds without a heartbeat after which the guest counts as hung. The first process is a real-time
+#: task, but an emulated machine shares few host CPUs.
+HANG_AFTER = 60.0
+OnMark = Callable[[Mark, "Machine"], None]
+
+
+class Machine:
+    """A machine that is booted on entry and destroyed on exit of its `with` block."""
+
+    def __init__(
+        self,
+        kernel: KernelImage,
+        topology: Topology,
+        *,
+        accel: str = "auto",
+        append: str = "",
+        share: Path | None = None,
+        nested: bool = False,
+        extra_files: Mapping[str, Path] | None = None,
+        host_programs: Sequence[str] = (),
+        log_dir: Path | None = None,
+        boot_timeout: float = 120.0,
+        hang_after: float = HANG_AFTER,
+        uri: str = "embed",
+        mirror_host: bool = False,
+        huge_pages: bool = False,
+    ) -> None:
+        self.kernel = kernel
+        self.topology = topology
+        self.accel = accelerators.choose(accel)
+        self._boot_timeout = boot_timeout
+        self.hang_after = hang_after
+        self._uri = uri
+        self._domain: Any = None
+        self._channel: ch.Channel | None = None
+        self._paused = 0
+        self._pause_lock = threading.Lock()
+        self._resumed_at = time.monotonic()
+        self.boot_seconds: float | None = None
+        self.dir = hypervisor.home() / uuid.uuid4().hex[:8]
+        logs = log_dir or self.dir
+        self.console = logs / "console.log"
+        self.qmp_socket = self.dir / "qmp"
+        shares = []
+        if share is not None:
+            if not share.is_dir():
+                raise UserError(f"{share}: not a directory, so it cannot be shared")
+            shares.append(("share", share.resolve(), "/share"))
+        if host_programs:
+            check_programs(host_programs)
+            shares.append(("hostusr", Path("/usr"), "/usr"))
+        words = [*domain.BASE_CMDLINE, *(f"numalab.9p={tag}:{where}" for tag, _, where in shares), append]
+        self.spec = domain.DomainSpec(
+            name=f"numalab-{self.dir.name}",
+            accel=self.accel,
+            topology=topology,
+            kernel=kernel.path,
+            initrd=rootfs.build(kernel, dict(extra_files or {}), nested=nested),
+            cmdline=" ".join(word for word in words if word),
+            console=self.console,
+            channel=self.dir / "channel",
+            qmp=self.qmp_socket,
+            shares=tuple((tag, path) for tag, path, _ in shares),
+            nested=nested,
+            huge_pages=huge_pages,
+            binding=accelerators.bind_to_host(topology) if mirror_host else None,
+        )
+        hypervisor.check_socket_path(self.spec.channel)
+
+    # Life and death.
+
+    def __enter__(self) -> Machine:
+        self.boot()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def boot(self) -> None:
+        """Start the machine and wait for its first process.
+
+        Raises:
+            BootFailureError, GuestPanicError, QemuDiedError: it did not come up.
+            MissingError: no QEMU or libvirt on this host.
+        """
+        accelerators.check_memory(self.topology)
+        libvirt = hypervisor.libvirt()
+        connection = hypervisor.connect(self._uri)
+        self.dir.mkdir(mode=0o700)
+        self.console.parent.mkdir(parents=True, exist_ok=True)
+        self.console.write_bytes(b"")
+        start = time.monotonic()
+        try:
+            try:
+                # A daemon ends the machine with us; the embedded driver cannot, hypervisor.sweep() does.
+                flags = 0 if self._uri == "embed" else libvirt.VIR_DOMAIN_START_AUTODESTROY
+                self._domain = connection.createXML(domain.to_xml(self.spec), flags)
+            except libvirt.libvirtError as error:
+                raise _start_error(str(error)) from error
+            self._channel = ch.Channel(self._connect_channel(), self.dir)
+            self._await_hello(start)
+        except BaseException:
+            self.close()
+            raise
+        self.boot_seconds = time.monotonic() - start
+
+    def _connect_channel(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(str(self.spec.channel))
+        except OSError as error:
+            sock.close()
+            raise self._why_lost() or QemuDiedError(f"QEMU's channel cannot be reached: {error}") from error
+        return sock
+
+    def _await_hello(self, start: float) -> None:
+        assert self._channel
+        while not self._channel.hello.wait(timeout=0.1):
+            if self._channel.closed.is_set():
+                raise self._why_lost(booting=True)
+            if time.monotonic() - start > self._boot_timeout:
+                last = console.tail(console.read(self.console)) or "(the console is empty)"
+                raise BootFailureError(
+                    f"the guest did not answer within {self._boot_timeout:.0f} s; its last words:\n{last}"
+                )
+        if self._channel.version != ch.PROTOCOL_VERSION:
+            raise BootFailureError(f"the guest speaks version {self._channel.version} of the channel's protocol")
+
+    def close(self) -> None:
+        """Destroy the machine and remove its files; safe to call twice."""
+        if self._domain is not None:
+            libvirt = hypervisor.libvirt()
+            with contextlib.suppress(libvirt.libvirtError):
+                self._domain.destroy()
+            self._domain = None
+        if self._channel:
+            self._channel.close()
+            self._channel = None
+        if self.dir.exists():
+            for path in self.dir.iterdir():
+                path.unlink(missing_ok=True)
+            self.dir.rmdir()
+
+    # Commands.
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float | None = None,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        on_mark: OnMark | None = None,
+        check: bool = False,
+    ) -> Completed:
+        """Run a command and wait for its end.
+
+        Args:
+            argv: program and arguments; the program is looked up in /bin:/usr/bin:/usr/sbin.
+            timeout: seconds of wall time; then the command is killed.
+            on_mark: called with each mark while the command waits at it.
+            check: raise CommandFailedError unless it exits with 0.
+
+        Raises:
+            CommandTimeoutError: it took longer than `timeout`.
+            GuestFileError: the program could not be started.
+            MachineLostError: panic, hang, or QEMU died meanwhile.
+        """
+        process = self.start(argv, stdin=stdin, env=env, cwd=cwd, on_mark=on_mark)
+        return process.wait(timeout, check=check)
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        on_mark: OnMark | None = None,
+    ) -> Process:
+        """Start a command and return at once; see `run` for the arguments."""
+        return Process(self, argv, stdin=stdin, env=env, cwd=cwd, on_mark=on_mark)
+
+    def read_file(self, path: str) -> bytes:
+        """Return the content of a file of the guest (proc and sysfs too); GuestFileError when it cannot be read."""
+        with self.request(ch.GET, path.encode()) as (stream, status):
+            if status:
+                raise GuestFileError(path, status)
+            stream.stdout.seek(0)
+            return stream.stdout.read()
+
+    def write_file(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        """Write a file of the guest; up to 128 KiB go in one write(2), as proc and sysfs want it."""
+        step = 128 * 1024
+        for offset in range(0, max(len(data), 1), step):
+            kind, bits = (ch.APPEND, b"") if offset else (ch.PUT, b"%o" % mode)
+            payload = path.encode() + b"\0" + bits + b"\0" + data[offset : offset + step]
+            with self.request(kind, payload) as (_, status):
+                if status:
+                    raise GuestFileError(path, status)
+
+    @contextlib.contextmanager
+    def request(self, kind: bytes, payload: bytes) -> Iterator[tuple[ch.Stream, int]]:
+        """Send one frame on a channel of its own and wait for the status that ends it."""
+        number, stream = self.channel.open()
+        try:
+            self.send(number, kind, payload)
+            while True:
+                event = self.next_event(stream, timeout=None)
+                if event and event[0] == ch.STATUS:
+                    break
+            yield stream, int(event[1])
+        finally:
+            self.channel.release(number)
+
+    @property
+    def channel(self) -> ch.Channel:
+        """The channel to the guest; only while the machine runs."""
+        if self._channel is None:
+            raise QemuDiedError("the machine is not running")
+        return self._channel
+
+    def send(self, number: int, kind: bytes, payload: bytes = b"") -> None:
+        """Send a frame; a lost machine is reported as what it was lost to."""
+        try:
+            self.channel.send(number, kind, payload)
+        except ch.ChannelClosedError as error:
+            raise self._why_lost() from error
+
+    def next_event(self, stream: ch.Stream, timeout: float | None) -> tuple[bytes, bytes] | None:
+        """Wait for the next event of a stream; None after `timeout` seconds.
+
+        Raises:
+            MachineLostError: the machine was lost while waiting.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            step = 1.0 if deadline is None else max(0.0, min(1.0, deadline - time.monotonic()))
+            with contextlib.suppress(Exception):
+                event = stream.events.get(timeout=step)
+                if event[0] == b"":
+                    break
+                return event
+            self._check_heartbeat()
+            if deadline is not None and time.monotonic() >= deadline:
+                return None
+        raise self._why_lost()
+
+    # State.
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop all vCPUs while the context lasts; may be nested."""
+        with self._pause_lock:
+            self._paused += 1
+            if self._paused == 1:
+                self._domain.suspend()
+        try:
+            yield
+        finally:
+            with self._pause_lock:
+                self._paused -= 1
+                if self._paused == 0 and self._domain is not None:
+                    self._domain.resume()
+                    self._resumed_at = time.monotonic()
+
+    @property
+    def qemu_pid(self) -> int:
+        """Process id of QEMU on the host."""
+        pid_file = next(hypervisor.home().rglob(f"{self.spec.name}.pid"), None)
+        if pid_file is None:
+            raise QemuDiedError(f"no process id file for {self.spec.name}")
+        return int(pid_file.read_text())
+
+    def facts(self) -> dict[str, Any]:
+        """What this machine is, for provenance: plain JSON values."""
+        argv = Path("/proc", str(self.qemu_pid), "cmdline").read_bytes().split(b"\0")[:-1]
+        connection = self._domain.connect()
+        version = connection.getVersion()
+        return {
+            "accel": self.accel,
+            "topology": self.topology.to_json(),
+            "cmdline": self.spec.cmdline,
+            "qemu_version": f"{version // 1000000}.{version // 1000 % 1000}.{version % 1000}",
+            "qemu_argv": [word.decode(errors="replace") for word in argv],
+            "domain_xml": domain.to_xml(self.spec),
+            "boot_seconds": self.boot_seconds,
+        }
+
+    def complaints(self) -> list[str]:
+        """Lines of the console in which the guest's kernel warned about itself."""
+        return console.complaints(console.read(self.console))
+
+    def _check_heartbeat(self) -> None:
+        channel = self.channel
+        if self._paused or channel.closed.is_set():
+            return
+        silent = time.monotonic() - max(channel.last_heard, self._resumed_at)
+        if silent > self.hang_after:
+            raise GuestHangError(
+                f"the guest has had no heartbeat for {silent:.0f} s; its last words:\n"
+                + console.tail(console.read(self.console))
+            )
+
+    def _why_lost(self, *, booting: bool = False) -> Exception:
+        """The exception that says how this machine ended."""
+        deadline = time.monotonic() + 5
+        while self._domain is not None and time.monotonic() < deadline and _is_active(self._domain):
+            time.sleep(0.05)
+        lines = console.read(self.console)
+        oops = console.find_oops(lines)
+        if oops:
+            return GuestPanicError(f"the guest's kernel panicked: {console.panic_reason(oops)}\n{oops}", oops=oops)
+        log = next(iter(hypervisor.home().rglob(f"{self.spec.name}.log")), None)
+        said = _qemu_words(log) if log else ""
+        last = console.tail(lines, 8) or "(the console is empty)"
+        if booting:
+            return BootFailureError(f"the machine ended before its first process answered\n{said}\n{last}".rstrip())
+        return QemuDiedError(f"QEMU ended: {said or 'it said nothing'}\nlast words of the guest:\n{last}")
+
+
+def check_programs(names: Sequence[str]) -> None:
+    """Raise MissingError unless each program lies under the host's /usr, where the guest can see it."""
+    for name in names:
+        if not any(Path(top, name).exists() for top in ("/usr/bin", "/usr/sbin")):
+            raise MissingError(
+                f"the host has no program {name} in /usr/bin or /usr/sbin",
+                remedy=f"apt-get install the package that holds it (apt-file search bin/{name})",
+            )
+
+
+def _is_active(dom: Any) -> bool:
+    libvirt = hypervisor.libvirt()
+    try:
+        return bool(dom.isActive())
+    except libvirt.libvirtError:
+        return False
+
+
+def _start_error(message: str) -> Exception:
+    if "Cannot find" in message or "could not find capabilities" in message:
+        return MissingError(f"the machine cannot be started: {message}", remedy="apt-get install qemu-system-x86")
+    if "Cannot allocate memory" in message:
+        return MissingError(f"not enough memory for the machine: {message}", remedy="use smaller nodes")
+    return QemuDiedError(f"QEMU did not start: {message}")
+
+
+def _qemu_words(log: Path) -> str:
+    """What QEMU itself wrote into libvirt's log of it: all lines but its command line and libvirt's own."""
+    lines = log.read_text(errors="replace").splitlines()
+    own = [line for line in lines if "qemu-system" in line and ": " in line and not line.startswith("/")]
+    own += [line for line in lines if "terminating on signal" in line and line not in own]
+    return "\n".join(own[-5:])
+
+
+EXEC_ERRNOS = {errno.ENOENT: "no such program in the guest", errno.EACCES: "not executable"}

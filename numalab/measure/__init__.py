@@ -1,0 +1,1 @@
+"""Measurements on a machine: page-table placement seen from outside, counters, perf."""

@@ -1,0 +1,332 @@
+"""The experiment file: what it may say (`docs/experiments.md`, key by key) and how it is read.
+
+Reading checks types, shapes and spelling within the file. Whether a policy, workload or metric of that
+name exists is for `numalab.run.check`, which notes its complaints in the same list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numalab.errors import UserError, nearest
+from numalab.machine.topology import LOCAL_DISTANCE, Node, Topology, check, uniform
+from numalab.run.reader import Problems, Table, fits, read_toml, type_name
+
+AXES = ("kernel", "policy", "workload", "topology")
+#: The topology of an experiment that names none, and of any that names it.
+DEFAULT_TOPOLOGY = "four"
+#: The label of the A/A repetition of the baseline; no policy may be called so.
+PLACEBO = "placebo"
+MARKS = ("init", "ready", "done")
+PERF_EVENTS = (
+    "cycles",
+    "instructions",
+    "dTLB-loads",
+    "dTLB-load-misses",
+    "dTLB-stores",
+    "dTLB-store-misses",
+    "page-faults",
+)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A policy or workload with parameters under a name of its own.
+
+    Attributes:
+        name: the label in the matrix and in the results.
+        base: the policy or workload it is made from.
+        params: what the file says about its parameters, unchecked.
+        key: where in the file it stands, for complaints; "" when the file does not describe it.
+    """
+
+    name: str
+    base: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Exclude:
+    """Points of the matrix that are left out: those that match in every axis named here."""
+
+    values: Mapping[str, tuple[str, ...]]
+
+    def matches(self, point: Mapping[str, str]) -> bool:
+        """Whether the point with these axis values is left out."""
+        return all(point[axis] in wanted for axis, wanted in self.values.items())
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is recorded about each run.
+
+    Attributes:
+        snapshots: marks at which the placement of page tables is taken.
+        perf: events that perf counts over the whole program, where there is a PMU.
+        metrics: the metrics the report leads with; empty: each workload's first.
+    """
+
+    snapshots: tuple[str, ...] = ("ready",)
+    perf: tuple[str, ...] = PERF_EVENTS
+    metrics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Running:
+    """How cells are run: time limits in seconds, boots, and what the guest's kernel is told."""
+
+    timeout: float = 600.0
+    boot_timeout: float = 120.0
+    fresh_machine: bool = False
+    append: str = ""
+    nested: bool = False
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment file, read: the matrix is kernels × policies × workloads × topologies × repeats."""
+
+    name: str
+    file: Path
+    kernels: tuple[str, ...]
+    policies: tuple[Variant, ...]
+    workloads: tuple[Variant, ...]
+    topologies: Mapping[str, Topology]
+    title: str = ""
+    seed: int = 1
+    repeats: int = 3
+    excludes: tuple[Exclude, ...] = ()
+    baseline_kernel: str = ""
+    baseline_policy: str = ""
+    placebo: bool = False
+    measure: Measure = Measure()
+    running: Running = Running()
+
+    @property
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """The names along each axis."""
+        return {
+            "kernel": self.kernels,
+            "policy": tuple(policy.name for policy in self.policies),
+            "workload": tuple(workload.name for workload in self.workloads),
+            "topology": tuple(self.topologies),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole experiment as plain JSON values."""
+        return {
+            "title": self.title,
+            "repeats": self.repeats,
+            "baseline": {"kernel": self.baseline_kernel, "policy": self.baseline_policy},
+            "placebo": self.placebo,
+            "matrix": {axis: list(names) for axis, names in self.axes.items()},
+            "excludes": [
+                {axis: list(names) for axis, names in exclude.values.items()} for exclude in self.excludes
+            ],
+            "policies": {policy.name: {"policy": policy.base, **policy.params} for policy in self.policies},
+            "workloads": {
+                workload.name: {"workload": workload.base, **workload.params} for workload in self.workloads
+            },
+            "topologies": {name: topology.to_json() for name, topology in self.topologies.items()},
+            "measure": {
+                "snapshots": list(self.measure.snapshots),
+                "perf": list(self.measure.perf),
+                "metrics": list(self.measure.metrics),
+            },
+            "run": {
+                "timeout": self.running.timeout,
+                "boot_timeout": self.running.boot_timeout,
+                "fresh_machine": self.running.fresh_machine,
+                "append": self.running.append,
+                "nested": self.running.nested,
+            },
+        }
+
+
+def read(path: Path, problems: Problems) -> Experiment:
+    """Return the experiment in `path`; what is wrong is noted in `problems`.
+
+    Raises:
+        UserError: the file is not there or not TOML.
+    """
+    top = Table(read_toml(path), "", problems)
+    matrix, baseline = top.table("matrix"), top.table("baseline")
+    kernels = matrix.words("kernel", ("stock",))
+    policies = _variants(top.table("policies"), "policy", matrix.words("policy", ("none",)))
+    workloads = _variants(top.table("workloads"), "workload", matrix.words("workload", required=True))
+    topologies = _topologies(top.table("topologies"), matrix.words("topology", (DEFAULT_TOPOLOGY,)))
+    matrix.close()
+    axes = {
+        "kernel": kernels,
+        "policy": tuple(policy.name for policy in policies),
+        "workload": tuple(workload.name for workload in workloads),
+        "topology": tuple(topologies),
+    }
+    if PLACEBO in axes["policy"]:
+        problems.add("matrix.policy", f"{PLACEBO!r} is the label of the A/A repetition (set placebo = true)")
+    experiment = Experiment(
+        name=_name(top, path.stem),
+        file=path,
+        title=top.get("title", str, ""),
+        seed=top.get("seed", int, 1),
+        repeats=top.count("repeats", 3, least=1),
+        kernels=kernels,
+        policies=policies,
+        workloads=workloads,
+        topologies=topologies,
+        excludes=tuple(_exclude(table, axes) for table in top.tables("exclude")),
+        baseline_kernel=_baseline(baseline, "kernel", kernels),
+        baseline_policy=_baseline(baseline, "policy", axes["policy"]),
+        placebo=top.get("placebo", bool, False),
+        measure=_measure(top.table("measure")),
+        running=_running(top.table("run")),
+    )
+    baseline.close()
+    top.close()
+    return experiment
+
+
+def _name(top: Table, default: str) -> str:
+    name = top.get("name", str, default)
+    if _NAME.fullmatch(name):
+        return name
+    top.problems.add("name", f"{name!r} cannot name a directory (use letters, digits and . _ + -)")
+    return "experiment"
+
+
+def _variants(described: Table, axis: str, wanted: tuple[str, ...]) -> tuple[Variant, ...]:
+    """The variants along an axis: those the file describes, and the plain ones."""
+    found = {}
+    for name, table in described.children().items():
+        base = table.get(axis, str, name)
+        found[name] = Variant(name, base, table.rest(), table.key)
+        if name not in wanted:
+            near = nearest(name, wanted)
+            described.problems.add(table.key, f"is described here and not used in matrix.{axis}{near}")
+    return tuple(found.get(name, Variant(name, name)) for name in wanted)
+
+
+def _topologies(described: Table, wanted: tuple[str, ...]) -> dict[str, Topology]:
+    problems = described.problems
+    found: dict[str, Topology | None] = {DEFAULT_TOPOLOGY: uniform()}
+    for name, table in described.children().items():
+        found[name] = _topology(table)
+        if name not in wanted:
+            near = nearest(name, wanted)
+            problems.add(table.key, f"is described here and not used in matrix.topology{near}")
+    chosen = {}
+    for number, name in enumerate(wanted):
+        topology = found.get(name)
+        if topology:
+            chosen[name] = topology
+        elif name not in found:
+            problems.add(f"matrix.topology[{number}]", f"unknown topology {name!r}{nearest(name, found)}")
+    return chosen
+
+
+def _topology(table: Table) -> Topology | None:
+    """One topology: either nodes alike (a number), or an array of tables, one per node."""
+    before = len(table.problems.found)
+    if isinstance(table.value.get("nodes"), list):
+        nodes = []
+        for each in table.tables("nodes"):
+            nodes.append(Node(each.count("cpus", 1, least=0), each.size("memory", "0", required=True)))
+            each.close()
+    else:
+        count = table.count("nodes", 4, least=1)
+        cpus = table.count("cpus_per_node", 1, least=0)
+        nodes = [Node(cpus, table.size("node_memory", "512M"))] * count
+    remote = table.get("remote_distance", int, 20)
+    if "distances" in table.value:
+        distances = _distances(table)
+    else:
+        span = range(len(nodes))
+        distances = tuple(tuple(LOCAL_DISTANCE if i == j else remote for j in span) for i in span)
+    asymmetric = table.get("asymmetric", bool, False)
+    visible = table.get("visible", bool, True)
+    levels = table.get("paging_levels", int, 4)
+    table.close()
+    if len(table.problems.found) > before:
+        return None
+    try:
+        topology = Topology(tuple(nodes), distances, visible, levels)
+        check(topology, allow_asymmetric=asymmetric)
+    except UserError as error:
+        table.problems.add(table.key, f"{error}{f'; {error.remedy}' if error.remedy else ''}")
+        return None
+    return topology
+
+
+def _distances(table: Table) -> tuple[tuple[int, ...], ...]:
+    rows = []
+    for number, row in enumerate(table.get("distances", list, [])):
+        where = f"{table.path('distances')}[{number}]"
+        if not isinstance(row, list):
+            table.problems.add(where, f"must be an array, not {type_name(row)}")
+            continue
+        for column, value in enumerate(row):
+            if not fits(value, int):
+                table.problems.add(f"{where}[{column}]", f"must be an integer, not {type_name(value)}")
+        rows.append(tuple(row))
+    return tuple(rows)
+
+
+def _exclude(table: Table, axes: Mapping[str, tuple[str, ...]]) -> Exclude:
+    values = {}
+    for axis in AXES:
+        if axis not in table.value:
+            continue
+        values[axis] = table.words(axis)
+        for word in values[axis]:
+            if word not in axes[axis]:
+                near = nearest(word, axes[axis])
+                table.problems.add(table.path(axis), f"{word!r} is not in matrix.{axis}{near}")
+    if not table.value:
+        table.problems.add(table.key, f"must name at least one of {', '.join(AXES)}")
+    table.get("because", str, "")  # a word to the reader
+    table.close()
+    return Exclude(values)
+
+
+def _baseline(table: Table, axis: str, names: tuple[str, ...]) -> str:
+    """What the others are compared with: the first of the axis unless the file says otherwise."""
+    first = names[0] if names else ""
+    value = table.get(axis, str, first)
+    if value not in names:
+        table.problems.add(table.path(axis), f"{value!r} is not in matrix.{axis}{nearest(value, names)}")
+        return first
+    return value
+
+
+def _measure(table: Table) -> Measure:
+    measure = Measure(
+        table.words("snapshots", Measure.snapshots),
+        table.words("perf", Measure.perf),
+        table.words("metrics"),
+    )
+    for number, mark in enumerate(measure.snapshots):
+        if mark not in MARKS:
+            where = f"{table.path('snapshots')}[{number}]"
+            table.problems.add(
+                where, f"unknown mark {mark!r}{nearest(mark, MARKS)} (marks: {', '.join(MARKS)})"
+            )
+    table.close()
+    return measure
+
+
+def _running(table: Table) -> Running:
+    running = Running(
+        timeout=table.seconds("timeout", Running.timeout),
+        boot_timeout=table.seconds("boot_timeout", Running.boot_timeout),
+        fresh_machine=table.get("fresh_machine", bool, False),
+        append=table.get("append", str, ""),
+        nested=table.get("nested", bool, False),
+    )
+    table.close()
+    return running
