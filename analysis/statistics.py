@@ -21,6 +21,8 @@ Centre = Literal["median", "mean"]
 
 LEVEL = 0.95
 RESAMPLES = 9999
+#: `Interval.method` of samples that are all alike.
+NO_SPREAD = "no spread"
 SEED = 20_612  # any fixed number: the same data shall give the same interval
 #: Below this many samples BCa's acceleration is guesswork (scipy's own advice is n of about 10).
 ENOUGH_FOR_BCA = 10
@@ -155,7 +157,7 @@ def _bootstrap(samples: Sequence[Floats], statistic: Callable[..., Any]) -> Inte
         return Interval(estimate, note=f"no interval from n = {n}: it takes at least {ENOUGH_FOR_BOOTSTRAP}")
     if all(np.ptp(sample) == 0 for sample in samples):
         return Interval(
-            estimate, estimate, estimate, "no spread", note="every repeat gave the same value: no spread to resample"
+            estimate, estimate, estimate, NO_SPREAD, note="every repeat gave the same value: no spread to resample"
         )
     if n >= ENOUGH_FOR_BCA:
         bounds = _bounds(samples, statistic, LEVEL, "BCa")

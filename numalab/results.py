@@ -147,9 +147,7 @@ def load_experiment(directory: Path) -> Json:
     """
     path = directory / EXPERIMENT_FILE
     if not path.exists():
-        raise UserError(
-            f"{directory}: no {EXPERIMENT_FILE} here", remedy="name a directory that `numalab run` wrote"
-        )
+        raise UserError(f"{directory}: no {EXPERIMENT_FILE} here", remedy="name a directory that `numalab run` wrote")
     value = _upgraded(path, _read(path, EXPERIMENT_KIND), EXPERIMENT_SCHEMA, {})
     _check(path, value, {"name": str, "seed": int, "order": list, "cells": list}, "")
     return value

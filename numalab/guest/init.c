@@ -85,8 +85,9 @@ static void load_modules(void)
 			continue;
 		snprintf(path, sizeof(path), "/modules/%s", names[i]->d_name);
 		fd = open(path, O_RDONLY | O_CLOEXEC);
+		/* EOPNOTSUPP: a module for processors of another make, e.g. kvm_intel on SVM. */
 		if (fd < 0 || syscall(SYS_finit_module, fd, "", 0))
-			if (errno != EEXIST)
+			if (errno != EEXIST && errno != EOPNOTSUPP)
 				complain("module %s: %s", path, strerror(errno));
 		if (fd >= 0)
 			close(fd);

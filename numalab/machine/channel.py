@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
 import struct
@@ -96,15 +97,13 @@ class Channel:
 
     def close(self) -> None:
         """Close the socket and wait for the reader."""
-        try:
+        with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self._reader.join(timeout=5)
         self._sock.close()
 
     def _spool(self) -> IO[bytes]:
-        return tempfile.SpooledTemporaryFile(max_size=_SPOOL, dir=self._spool_dir)
+        return tempfile.SpooledTemporaryFile(max_size=_SPOOL, dir=str(self._spool_dir))
 
     def _read_loop(self) -> None:
         try:

@@ -16,7 +16,7 @@ _OOPS = re.compile(
     r"Unable to handle|double fault|stack segment"
 )
 _COMPLAINT = re.compile(
-    r"WARNING: (?!.*(?:CPU: \d+ PID: 0 Comm: swapper.*dummy))|BUG: |Oops: |general protection fault|kernel BUG at|"
+    r"WARNING: |BUG: |Oops: |general protection fault|kernel BUG at|"
     r"possible recursive locking|possible circular locking|inconsistent lock state|"
     r"INFO: rcu.*stall|INFO: task .* blocked|BUG: KASAN|BUG: KCSAN|BUG: sleeping function|UBSAN:|"
     r"unreferenced object"

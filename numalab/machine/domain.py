@@ -16,7 +16,7 @@ _QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
 ET.register_namespace("qemu", _QEMU_NS)
 
 #: Words every guest's kernel gets; what the user appends comes later and wins.
-BASE_CMDLINE = ("console=ttyS0", "panic=-1", "oops=panic", "quiet", "loglevel=4", "nmi_watchdog=0")
+BASE_CMDLINE = ("console=ttyS0", "panic=-1", "oops=panic", "quiet", "loglevel=5", "nmi_watchdog=0")
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,16 @@ def to_xml(spec: DomainSpec) -> str:
     # A QMP socket serves one client: libvirt has its own, this one is the observer's.
     for word in ("-qmp", f"unix:{spec.qmp},server=on,wait=off", *spec.extra_args):
         ET.SubElement(command, f"{{{_QEMU_NS}}}arg", value=word)
+    if _memoryless(spec):
+        ids = " ".join(str(number) for number in _memoryless(spec))
+        ET.SubElement(command, f"{{{_QEMU_NS}}}env", name="NUMALAB_MEMORYLESS", value=ids)
     ET.indent(domain)
     return ET.tostring(domain, encoding="unicode")
+
+
+def _memoryless(spec: DomainSpec) -> list[int]:
+    nodes = spec.topology.nodes if spec.topology.visible else ()
+    return [number for number, node in enumerate(nodes) if node.memory == 0]
 
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> ET.Element:
@@ -138,6 +146,8 @@ def _cpu(domain: ET.Element, spec: DomainSpec) -> None:
 
 def _devices(domain: ET.Element, spec: DomainSpec) -> None:
     devices = ET.SubElement(domain, "devices")
+    if _memoryless(spec):
+        _text(devices, "emulator", str(Path(__file__).with_name("qemu-memoryless")))
     serial = ET.SubElement(devices, "serial", type="file")
     ET.SubElement(serial, "source", path=str(spec.console))
     ET.SubElement(ET.SubElement(serial, "target", type="isa-serial", port="0"), "model", name="isa-serial")

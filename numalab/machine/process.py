@@ -26,7 +26,11 @@ _KILL_GRACE = 30.0
 
 
 class Process:
-    """A command that was started; `pid` is its process id in the guest."""
+    """A command that was started; `pid` is its process id in the guest.
+
+    Beyond `Machine.start`: `tty` runs it on a terminal, `hold_input` leaves its input open for `write`,
+    and `tap(type, data)` sees its output as it comes.
+    """
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class Process:
         cwd: str = "/",
         on_mark: OnMark | None = None,
         tty: bool = False,
+        hold_input: bool = False,
         tap: Callable[[bytes, bytes], None] | None = None,
     ) -> None:
         if not argv:
@@ -56,7 +61,7 @@ class Process:
                 raise GuestFileError(argv[0], int(event[1]))
             self.pid = int(event[1])
             self._start = time.monotonic()
-            if not tty:
+            if not hold_input:
                 for offset in range(0, len(stdin), _CHUNK):
                     self.write(stdin[offset : offset + _CHUNK])
                 self.write(b"")

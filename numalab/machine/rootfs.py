@@ -20,7 +20,21 @@ from numalab.paths import cache_dir, write_atomic
 
 _GUEST_SOURCES = Path(numalab.guest.__file__).parent
 _CFLAGS = ("-O2", "-static", "-Wall", "-Wextra", "-Werror")
-_DIRECTORIES = ("bin", "dev", "etc", "modules", "proc", "root", "run", "sbin", "share", "sys", "tmp", "usr", "var")
+_DIRECTORIES = (
+    "bin",
+    "dev",
+    "etc",
+    "modules",
+    "proc",
+    "root",
+    "run",
+    "sbin",
+    "share",
+    "sys",
+    "tmp",
+    "usr",
+    "var",
+)
 _FILES = {
     "etc/passwd": "root:x:0:0:root:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",

@@ -75,6 +75,7 @@ class Machine:
         self._pause_lock = threading.Lock()
         self._resumed_at = time.monotonic()
         self.boot_seconds: float | None = None
+        self._complaints: list[str] = []
         self.dir = hypervisor.home() / uuid.uuid4().hex[:8]
         logs = log_dir or self.dir
         self.console = logs / "console.log"
@@ -176,6 +177,7 @@ class Machine:
         if self._channel:
             self._channel.close()
             self._channel = None
+        _ = self.complaints  # keep them: the console may lie in the directory that goes now
         if self.dir.exists():
             for path in self.dir.iterdir():
                 path.unlink(missing_ok=True)
@@ -328,9 +330,12 @@ class Machine:
             "boot_seconds": self.boot_seconds,
         }
 
+    @property
     def complaints(self) -> list[str]:
-        """Lines of the console in which the guest's kernel warned about itself."""
-        return console.complaints(console.read(self.console))
+        """Lines of the console in which the guest's kernel warned about itself; also after the end."""
+        if self.console.exists():
+            self._complaints = console.complaints(console.read(self.console))
+        return self._complaints
 
     def _check_heartbeat(self) -> None:
         channel = self.channel
@@ -387,11 +392,10 @@ def _start_error(message: str) -> Exception:
 
 
 def _qemu_words(log: Path) -> str:
-    """What QEMU itself wrote into libvirt's log of it: all lines but its command line and libvirt's own."""
+    """What QEMU wrote, and libvirt's line on its end, out of libvirt's log of it: all behind the command line."""
     lines = log.read_text(errors="replace").splitlines()
-    own = [line for line in lines if "qemu-system" in line and ": " in line and not line.startswith("/")]
-    own += [line for line in lines if "terminating on signal" in line and line not in own]
-    return "\n".join(own[-5:])
+    argv_end = max((n for n, line in enumerate(lines) if line.endswith("\\")), default=-1) + 1
+    return "\n".join([line for line in lines[argv_end + 1 :] if "is tainted" not in line][-5:])
 
 
 EXEC_ERRNOS = {errno.ENOENT: "no such program in the guest", errno.EACCES: "not executable"}

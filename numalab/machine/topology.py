@@ -123,9 +123,7 @@ def check(topology: Topology, *, allow_asymmetric: bool = True) -> None:
     rows = topology.distances
     if len(rows) != count or any(len(row) != count for row in rows):
         lengths = [len(row) for row in rows]
-        raise UserError(
-            f"distances must be a square of {count} × {count} (one row per node), got rows of {lengths}"
-        )
+        raise UserError(f"distances must be a square of {count} × {count} (one row per node), got rows of {lengths}")
     for i, row in enumerate(rows):
         for j, distance in enumerate(row):
             if i == j and distance != LOCAL_DISTANCE:

@@ -115,6 +115,8 @@ class Btf:
         self.name_offsets: NDArray[np.uint32] = np.concatenate(([np.uint32(0)], table[starts]))
         self.sizes: NDArray[np.uint32] = np.concatenate(([np.uint32(0)], table[starts + 2]))
         self._info = info
+        self._named: dict[str, list[int]] = {}
+        self._constants: dict[str, tuple[int, int] | None] = {}
 
     def _record_starts(self) -> NDArray[np.int64]:
         """Word index of every record. Each record's length is in itself, so this is one pass in order."""
@@ -168,11 +170,11 @@ class Btf:
 
     def find(self, name: str, kinds: Collection[BtfKind]) -> list[int]:
         """Ids of the types of one of `kinds` called `name`, in order."""
-        offsets = self._string_offsets(name)
-        if not offsets:
-            return []
-        hits = np.isin(self.name_offsets, offsets) & np.isin(self.kinds, [int(kind) for kind in kinds])
-        return [int(type_id) for type_id in np.flatnonzero(hits)]
+        named = self._named.get(name)
+        if named is None:
+            hits = [np.flatnonzero(self.name_offsets == offset) for offset in self._string_offsets(name)]
+            named = self._named[name] = sorted(int(type_id) for hit in hits for type_id in hit)
+        return [type_id for type_id in named if self.kinds[type_id] in kinds]
 
     def _string_offsets(self, name: str) -> list[int]:
         """All offsets at which the string section reads `name` (strings may share their tails)."""
@@ -216,17 +218,20 @@ class Btf:
 
     def find_enumerator(self, name: str) -> tuple[int, int] | None:
         """(id of its enum, value) of the constant called `name`; None when no enum has it."""
-        offsets = self._string_offsets(name)
-        if not offsets:
-            return None
+        if name not in self._constants:
+            self._constants[name] = self._search_enumerator(name)
+        return self._constants[name]
+
+    def _search_enumerator(self, name: str) -> tuple[int, int] | None:
         table = np.frombuffer(self._words, np.uint32)
-        # Candidate words anywhere in the type section; the record they fall into decides.
-        for at in np.flatnonzero(np.isin(table, offsets)):
-            type_id = int(np.searchsorted(self._starts[1:], at, side="right"))
-            width = {BtfKind.ENUM: 2, BtfKind.ENUM64: 3}.get(BtfKind(int(self.kinds[type_id])))
-            place = int(at) - int(self._starts[type_id]) - 3
-            if width and place >= 0 and place % width == 0:
-                return type_id, self.enumerators(type_id)[place // width][1]
+        for offset in self._string_offsets(name):
+            # Candidate words anywhere in the type section; the record they fall into decides.
+            for at in np.flatnonzero(table == offset):
+                type_id = int(np.searchsorted(self._starts[1:], at, side="right"))
+                width = {BtfKind.ENUM: 2, BtfKind.ENUM64: 3}.get(self.kind(type_id))
+                place = int(at) - int(self._starts[type_id]) - 3
+                if width and place >= 0 and place % width == 0:
+                    return type_id, self.enumerators(type_id)[place // width][1]
         return None
 
     def int_encoding(self, type_id: int) -> IntEncoding:

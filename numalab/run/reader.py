@@ -93,9 +93,7 @@ class Table:
             return default
         value = self.value[key]
         if not fits(value, wanted):
-            self.problems.add(
-                self.path(key), f"must be {_NAMES[wanted]}, not {type_name(value)} ({_short(value)})"
-            )
+            self.problems.add(self.path(key), f"must be {_NAMES[wanted]}, not {type_name(value)} ({_short(value)})")
             return default
         return value  # type: ignore[no-any-return]
 

@@ -7,8 +7,9 @@ name exists is for `numalab.run.check`, which notes its complaints in the same l
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +80,25 @@ class Measure:
 
 @dataclass(frozen=True)
 class Running:
-    """How cells are run: time limits in seconds, boots, and what the guest's kernel is told."""
+    """How cells are run.
+
+    Attributes:
+        timeout: seconds of wall time that one program may take.
+        boot_timeout: seconds until a machine must have answered.
+        fresh_machine: boot anew for every cell instead of sharing machines between cells.
+        append: words added to the guest kernel's command line.
+        nested: give the guest hardware virtualisation.
+        mirror_host: bind guest node i to the host's i-th node, memory and CPUs (real NUMA hosts).
+        huge_pages: back the guest's memory with huge pages of the host.
+    """
 
     timeout: float = 600.0
     boot_timeout: float = 120.0
     fresh_machine: bool = False
     append: str = ""
     nested: bool = False
+    mirror_host: bool = False
+    huge_pages: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +131,13 @@ class Experiment:
             "topology": tuple(self.topologies),
         }
 
+    def kept(self) -> Iterator[dict[str, str]]:
+        """Every combination of the axes that is not excluded, repeats aside."""
+        for names in product(*self.axes.values()):
+            point = dict(zip(AXES, names, strict=True))
+            if not any(exclude.matches(point) for exclude in self.excludes):
+                yield point
+
     def to_json(self) -> dict[str, Any]:
         """The whole experiment as plain JSON values."""
         return {
@@ -126,26 +146,12 @@ class Experiment:
             "baseline": {"kernel": self.baseline_kernel, "policy": self.baseline_policy},
             "placebo": self.placebo,
             "matrix": {axis: list(names) for axis, names in self.axes.items()},
-            "excludes": [
-                {axis: list(names) for axis, names in exclude.values.items()} for exclude in self.excludes
-            ],
+            "excludes": [{axis: list(names) for axis, names in exclude.values.items()} for exclude in self.excludes],
             "policies": {policy.name: {"policy": policy.base, **policy.params} for policy in self.policies},
-            "workloads": {
-                workload.name: {"workload": workload.base, **workload.params} for workload in self.workloads
-            },
+            "workloads": {workload.name: {"workload": workload.base, **workload.params} for workload in self.workloads},
             "topologies": {name: topology.to_json() for name, topology in self.topologies.items()},
-            "measure": {
-                "snapshots": list(self.measure.snapshots),
-                "perf": list(self.measure.perf),
-                "metrics": list(self.measure.metrics),
-            },
-            "run": {
-                "timeout": self.running.timeout,
-                "boot_timeout": self.running.boot_timeout,
-                "fresh_machine": self.running.fresh_machine,
-                "append": self.running.append,
-                "nested": self.running.nested,
-            },
+            "measure": {key: list(words) for key, words in asdict(self.measure).items()},
+            "run": asdict(self.running),
         }
 
 
@@ -189,6 +195,8 @@ def read(path: Path, problems: Problems) -> Experiment:
     )
     baseline.close()
     top.close()
+    if all(axes.values()) and not any(experiment.kept()):
+        problems.add("exclude", "leaves no point of the matrix")
     return experiment
 
 
@@ -313,9 +321,7 @@ def _measure(table: Table) -> Measure:
     for number, mark in enumerate(measure.snapshots):
         if mark not in MARKS:
             where = f"{table.path('snapshots')}[{number}]"
-            table.problems.add(
-                where, f"unknown mark {mark!r}{nearest(mark, MARKS)} (marks: {', '.join(MARKS)})"
-            )
+            table.problems.add(where, f"unknown mark {mark!r}{nearest(mark, MARKS)} (marks: {', '.join(MARKS)})")
     table.close()
     return measure
 
@@ -327,6 +333,8 @@ def _running(table: Table) -> Running:
         fresh_machine=table.get("fresh_machine", bool, False),
         append=table.get("append", str, ""),
         nested=table.get("nested", bool, False),
+        mirror_host=table.get("mirror_host", bool, False),
+        huge_pages=table.get("huge_pages", bool, False),
     )
     table.close()
     return running

@@ -1,0 +1,137 @@
+"""Results as tidy data frames: one row per value, each with its kind; what is missing stays NA."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pandas as pd
+
+from analysis.placement import Placement, placements
+from numalab.kinds import Kind
+from numalab.results import Json, succeeded
+
+#: What names a point of the matrix; rows that agree in these are repeats of one another.
+POINT = ("kernel", "topology", "workload", "policy")
+_TEXT = ("cell", "experiment", *POINT, "started", "outcome", "source", "metric", "unit", "kind", "settings")
+COLUMNS = (
+    "cell",
+    "experiment",
+    *POINT,
+    "repeat",
+    "started",
+    "outcome",
+    "ok",
+    "source",
+    "metric",
+    "unit",
+    "kind",
+    "value",
+    "settings",
+)
+
+
+def kind_of_machine(result: Json) -> Kind | None:
+    """Return the kind of what was counted on this cell's machine; None when its accelerator is not known."""
+    machine = result["provenance"].get("machine") or {}
+    return {"tcg": Kind.COUNTED, "kvm": Kind.MEASURED}.get(str(machine.get("accel")))
+
+
+def values(results: Iterable[Json]) -> pd.DataFrame:
+    """Return every value of every result, one a row, in the columns of `COLUMNS`.
+
+    `source` says where the value stands in the result file: "workload" (the program's own samples), "vmstat",
+    "numastat", "perf" (counter deltas), "placement" (from snapshots). Counters are named "vmstat:pgfault".
+    `ok` is False for values of a cell that did not end well. `settings` is what the cell's workload and
+    topology were told, as JSON.
+    """
+    rows = [row for result in results for row in _rows(result)]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    for column in _TEXT:
+        frame[column] = frame[column].astype("string")
+    return frame.astype({"repeat": "Int64", "ok": "boolean", "value": "Float64"})
+
+
+def outcomes(results: Iterable[Json]) -> pd.DataFrame:
+    """Return one row per cell: how it ended, and how long it took on the host."""
+    rows = [
+        {
+            **_cell(result),
+            "outcome": result["outcome"]["type"],
+            "status": result["outcome"].get("status"),
+            "signal": result["outcome"].get("signal"),
+            "detail": result["outcome"].get("detail") or "",
+            "ok": succeeded(result),
+            "seconds": result["seconds"],
+        }
+        for result in results
+    ]
+    columns = ["cell", "experiment", *POINT, "repeat", "started", "settings"]
+    columns += ["outcome", "status", "signal", "detail", "ok", "seconds"]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.astype({"status": "Int64", "signal": "Int64", "ok": "boolean", "seconds": "Float64"})
+
+
+def _cell(result: Json) -> Json:
+    cell = result["cell"]
+    return {
+        "cell": cell["id"],
+        "experiment": cell["experiment"],
+        **{key: cell[key] for key in POINT},
+        "repeat": cell["repeat"],
+        "started": result["started"],
+        "settings": json.dumps(_settings(cell["params"]), sort_keys=True),
+    }
+
+
+def _settings(params: Json) -> Json:
+    workload = params.get("workload")
+    given = workload.get("params") if isinstance(workload, dict) else None
+    return {"topology": params.get("topology"), "workload": given}
+
+
+def _rows(result: Json) -> Iterator[Json]:
+    common = {**_cell(result), "outcome": result["outcome"]["type"], "ok": succeeded(result)}
+
+    def row(source: str, metric: str, unit: str | None, kind: str | None, value: Any) -> Json:
+        return {**common, "source": source, "metric": metric, "unit": unit, "kind": kind, "value": number(value)}
+
+    for sample in result["samples"]:
+        yield row("workload", sample["metric"], sample.get("unit"), sample.get("kind"), sample.get("value"))
+    machine_kind = kind_of_machine(result)
+    for group, name, value in _flat(result["counters"]):
+        yield row(group, f"{group}:{name}", None, machine_kind, value)
+    for placement in placements(result, machine_kind):
+        for metric, unit, value in placement_metrics(placement):
+            yield row("placement", f"{placement.mark}:{metric}", unit, placement.kind, value)
+
+
+def _flat(counters: Json) -> Iterator[tuple[str, str, Any]]:
+    """Counters by group and name; a group may hold one level more (node by node)."""
+    for group, values_of_group in counters.items():
+        if not isinstance(values_of_group, dict):
+            continue
+        for name, value in values_of_group.items():
+            if isinstance(value, dict):
+                yield from ((group, f"{name}:{inner}", each) for inner, each in value.items())
+            else:
+                yield group, name, value
+
+
+def placement_metrics(placement: Placement) -> Iterator[tuple[str, str, float]]:
+    """Return what snapshots are compared by: name, unit and value."""
+    yield "table_pages", "pages", float(placement.pages.sum())
+    for column, node in enumerate(placement.nodes):
+        yield f"table_pages:node{node}", "pages", float(placement.pages[:, column].sum())
+    for column, node in enumerate(placement.nodes):
+        yield f"remote_share:node{node}", "share", float(placement.remote[column])
+    yield "table_apart_from_data", "share", placement.apart
+
+
+def number(value: Any) -> float | None:
+    """Return a number as float; everything that is none (None, text, NaN, true) is missing."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,240 @@
+"""The plots: where page tables live, how remote they are, how far policies differ.
+
+Every figure says in its own text what kind of numbers it shows and how many runs stand behind them. Wall time
+of an emulation is never drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from numpy.typing import NDArray
+
+import matplotlib
+
+from analysis import style
+from analysis.comparison import Comparison
+from analysis.placement import Group
+from numalab.errors import ExperimentError
+from numalab.kinds import Kind
+
+_PER_ROW = 4
+_PANEL = 1.9  # inches
+
+
+def kind_words(kind: Kind | None) -> str:
+    """Return the label of a kind, or what to say when there is none."""
+    return kind.label if kind else "kind not recorded"
+
+
+def runs(n: int) -> str:
+    """Return "1 run" or "3 runs"."""
+    return f"{n} run{'s' * (n != 1)}"
+
+
+def placement_figure(groups: Sequence[Group], *, title: str) -> Figure:
+    """Return the picture of where page tables live: a panel per policy.
+
+    Above, page-table pages per level × node (number, and in colour the share of its level's pages); below, on the
+    same axis, the local and remote share of leaf entries as seen from each node (the metric of figure 4 of the Mitosis
+    paper).
+    """
+    with style.styled():
+        columns = min(_PER_ROW, len(groups))
+        bands = math.ceil(len(groups) / columns)
+        nodes = max(len(group.first.nodes) for group in groups)
+        width = columns * max(_PANEL, 0.5 * nodes + 0.3) + 0.9
+        figure = Figure(figsize=(width, bands * 3.9 + 0.8), layout="constrained")
+        figure.get_layout_engine().set(h_pad=0.06, w_pad=0.08)  # type: ignore[union-attr]
+        heights = [1.25, 1.0] * bands
+        axes = figure.subplots(2 * bands, columns, squeeze=False, height_ratios=heights)
+        for number in range(bands * columns):
+            band, column = divmod(number, columns)
+            above, below = axes[2 * band][column], axes[2 * band + 1][column]
+            if number >= len(groups):
+                above.set_axis_off()
+                below.set_axis_off()
+                continue
+            _heatmap(above, groups[number], names=column == 0)
+            _shares(below, groups[number], names=column == 0)
+        _headline(figure, title, groups)
+        keys = [Patch(color=style.LOCAL, label="local"), Patch(color=style.REMOTE, label="remote")]
+        figure.legend(handles=keys, loc="outside lower center", ncols=2, title="leaf entries as seen from the node")
+    return figure
+
+
+def _headline(figure: Figure, title: str, groups: Sequence[Group]) -> None:
+    counts = sorted({group.n for group in groups})
+    n = runs(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]} runs"
+    kinds = " / ".join(dict.fromkeys(kind_words(group.first.kind) for group in groups))
+    figure.suptitle(f"{title}\n{kinds}, {n} per policy", fontsize=10, fontweight="bold")
+
+
+def _heatmap(axes: Axes, group: Group, *, names: bool) -> None:
+    middle = np.median(group.pages, axis=0)[::-1]
+    low, high = group.pages.min(axis=0)[::-1], group.pages.max(axis=0)[::-1]
+    totals = middle.sum(axis=1, keepdims=True)
+    share = np.divide(middle, totals, out=np.zeros_like(middle), where=totals > 0)
+    colours = _page_colours()
+    for (row, column), pages in np.ndenumerate(middle):
+        colour = colours(0.08 + 0.92 * share[row, column]) if pages else "none"
+        axes.add_patch(
+            Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, facecolor=colour, edgecolor=style.FAINT, linewidth=0.4)
+        )
+        text = count_text(pages, low[row, column], high[row, column])
+        ink = style.FAINT if not pages else _readable(colour)
+        size = 8 if len(text) < 6 else 6.5
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=ink)
+    axes.set_xlim(-0.55, middle.shape[1] - 0.45)
+    axes.set_ylim(middle.shape[0] - 0.45, -0.55)
+    _node_axis(axes, group.first.nodes)
+    axes.set_yticks(range(middle.shape[0]), group.first.level_names[::-1] if names else [])
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    copies = f" · {group.first.trees} trees" if group.first.trees > 1 else ""
+    axes.set_title(f"{group.point['policy']}{copies}", fontsize=9)
+    if names:
+        axes.set_ylabel("page-table pages")
+
+
+def count_text(middle: float, low: float, high: float) -> str:
+    """Return the median count, and its range when repeats differ: "12", "12 (11–13)" on two lines."""
+    text = f"{middle:g}" if middle < 100_000 else f"{middle / 1000:.0f}k"
+    return text if low == high else f"{text}\n({low:g}–{high:g})"
+
+
+def _shares(axes: Axes, group: Group, *, names: bool) -> None:
+    remote = group.remote
+    known = ~np.isnan(remote).all(axis=0)
+    middle = np.full(remote.shape[1], np.nan)
+    middle[known] = np.nanmedian(remote[:, known], axis=0)
+    for node, share in enumerate(middle):
+        if np.isnan(share):
+            axes.text(node, 0.5, "NA", ha="center", va="center", color=style.FAINT)
+            continue
+        axes.bar(node, 1 - share, 0.8, color=style.LOCAL)
+        axes.bar(node, share, 0.8, bottom=1 - share, color=style.REMOTE)
+        axes.text(node, 1.03, f"{share:.0%}", ha="center", va="bottom", fontsize=7.5)
+        low, high = 1 - np.nanmax(remote[:, node]), 1 - np.nanmin(remote[:, node])
+        if high - low > 1e-9:
+            axes.vlines(node, low, high, color="white", linewidth=2.5)
+            axes.vlines(node, low, high, color="black", linewidth=1)
+    axes.set_ylim(0, 1.16)
+    axes.set_xlim(-0.55, len(middle) - 0.45)
+    axes.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"] if names else [])
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(length=0)
+    _node_axis(axes, group.first.nodes)
+    axes.set_xlabel("node", fontsize=8)
+    if names:
+        axes.set_ylabel("share remote")
+
+
+def _node_axis(axes: Axes, nodes: Sequence[int]) -> None:
+    axes.set_xticks(range(len(nodes)), [str(node) for node in nodes])
+
+
+def _page_colours() -> LinearSegmentedColormap:
+    return matplotlib.colormaps[style.PAGES]  # type: ignore[return-value]
+
+
+def _readable(colour: Any) -> str:
+    red, green, blue = colour[:3]
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"
+
+
+def reference_figure(ours: Mapping[str, Group], published: Mapping[str, Sequence[float]], *, source: str) -> Figure:
+    """Return our remote shares beside the published ones, node by node, on one scale."""
+    with style.styled():
+        rows = [(name, np.nanmedian(group.remote, axis=0), style.REMOTE) for name, group in ours.items()]
+        theirs = [(name, np.asarray(shares), style.FAINT) for name, shares in published.items()]
+        count = max(len(rows), len(theirs))
+        figure = Figure(figsize=(8.2, 0.52 * count + 1.5), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        kinds = " / ".join(dict.fromkeys(kind_words(group.first.kind) for group in ours.values()))
+        n = "/".join(str(number) for number in sorted({group.n for group in ours.values()}))
+        _bars(left, rows, count, f"here: {kinds}\nn = {n}")
+        _bars(right, theirs, count, "published: measured on hardware\nspread not given")
+        figure.suptitle("Remote leaf page-table entries as seen from each node", fontsize=10, fontweight="bold")
+        figure.supxlabel(source, fontsize=7)
+    return figure
+
+
+def _bars(axes: Axes, rows: Sequence[tuple[str, NDArray[np.float64], str]], count: int, title: str) -> None:
+    for row, (_, shares, colour) in enumerate(rows):
+        height = 0.8 / len(shares)
+        for node, share in enumerate(shares):
+            y = row - 0.4 + height * (node + 0.5)
+            if np.isnan(share):
+                axes.text(0.01, y, "NA", va="center", fontsize=6, color=style.FAINT)
+                continue
+            axes.barh(y, share, height * 0.86, color=colour)
+            axes.text(share + 0.01, y, f"{share:.0%}", va="center", fontsize=6)
+    axes.set_ylim(count - 0.45, -0.55)
+    axes.set_xlim(0, 1.12)
+    axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.set_title(title, fontsize=9)
+
+
+def ratio_figure(comparisons: Sequence[Comparison], labels: Sequence[str], *, title: str) -> Figure:
+    """Return a forest plot: the ratio to the baseline with its interval, the noise floor shaded.
+
+    Raises:
+        ExperimentError: one of them is wall time of an emulation, which is not drawn.
+    """
+    if any(each.kind is Kind.EMULATION_TIME for each in comparisons):
+        raise ExperimentError("wall time of an emulation is not drawn as if it were a speed")
+    with style.styled():
+        figure = Figure(figsize=(7.2, 0.42 * len(comparisons) + 1.3), layout="constrained")
+        axes = figure.subplots()
+        for row, each in enumerate(comparisons):
+            _ratio(axes, row, each)
+        axes.axvline(1, color=style.INK, linewidth=0.8)
+        axes.set_xscale("log", base=2)
+        axes.set_ylim(len(comparisons) - 0.4, -0.6)
+        axes.set_yticks(range(len(comparisons)), labels)
+        axes.tick_params(axis="y", length=0)
+        _ratio_ticks(axes, comparisons)
+        axes.set_xlabel("ratio of medians to the baseline, 95 % interval (grey: noise floor of the A/A run)", fontsize=8)
+        kinds = " / ".join(dict.fromkeys(kind_words(each.kind) for each in comparisons))
+        axes.set_title(f"{title}\n{kinds}", fontsize=10)
+    return figure
+
+
+def _ratio(axes: Axes, row: int, each: Comparison) -> None:
+    ratio = each.ratio
+    if each.floor is not None and each.floor.factor is not None:
+        width = each.floor.factor - 1 / each.floor.factor
+        axes.add_patch(Rectangle((1 / each.floor.factor, row - 0.4), width, 0.8, color=style.FAINT, alpha=0.3, linewidth=0))
+    if ratio.estimate is None or ratio.estimate <= 0:
+        axes.text(1, row, "  NA", va="center", fontsize=8, color=style.FAINT)
+        return
+    if ratio.low is not None and ratio.high is not None and ratio.low > 0:
+        axes.hlines(row, ratio.low, ratio.high, color=style.LOCAL, linewidth=2)
+    axes.plot(ratio.estimate, row, "o", color=style.LOCAL, markersize=5)
+    axes.annotate(
+        f"n = {each.a.n}, {each.b.n}", (1, row), xycoords=("axes fraction", "data"), va="center", fontsize=7, xytext=(4, 0),
+        textcoords="offset points", annotation_clip=False,
+    )
+
+
+def _ratio_ticks(axes: Axes, comparisons: Sequence[Comparison]) -> None:
+    numbers = [1.0]
+    for each in comparisons:
+        numbers += [v for v in (each.ratio.estimate, each.ratio.low, each.ratio.high) if v is not None and v > 0]
+    low, high = min(numbers) / 1.08, max(numbers) * 1.08
+    candidates = [0.01, 0.02, 0.05, 0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100]
+    ticks = [tick for tick in candidates if low <= tick <= high]
+    axes.set_xlim(low, high)
+    axes.set_xticks(ticks, [f"×{tick:g}" for tick in ticks])
+    axes.minorticks_off()

@@ -1,0 +1,156 @@
+"""Which runs stand against which: two result directories, or two values of one axis within one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+import pandas as pd
+
+from analysis import comparison
+from analysis.comparison import Comparison, Floor, Side
+from analysis.dataset import PLACEBO, Dataset
+from analysis.frames import POINT
+from analysis.statistics import clean
+from numalab.errors import UserError, nearest
+from numalab.kinds import Kind
+
+#: What is compared when nobody names a metric; counters are asked for by name, e.g. "vmstat:numa_*".
+DEFAULT_SOURCES = ("workload", "placement")
+_METRIC = ["source", "metric", "unit"]
+
+Floors = dict[tuple[str, str, str, str], Floor]
+
+
+def between(a: Dataset, b: Dataset, metrics: Sequence[str] = ()) -> list[Comparison]:
+    """Compare two directories point by point; points that only one of them has are left out.
+
+    Raises:
+        UserError: they share no point, or a metric does not exist.
+    """
+    wanted = _chosen(pd.concat([a.values, b.values]), metrics)
+    names = (a.name, b.name) if a.name != b.name else (str(a.directory), str(b.directory))
+    found = list(_pairs((names[0], a, _rows(a, wanted)), (names[1], b, _rows(b, wanted)), list(POINT)))
+    if not found:
+        raise UserError(
+            f"{a.directory} and {b.directory} share no point (kernel, topology, workload, policy) to compare",
+            remedy="`numalab compare DIR --by policy` compares within one directory",
+        )
+    return comparison.judge([comparison.settings_differ(each) for each in found])
+
+
+def along(
+    data: Dataset, axis: str, baseline: str | None = None, metrics: Sequence[str] = ()
+) -> list[Comparison]:
+    """Compare every value of `axis` with `baseline` (the experiment's own when None) within one directory.
+
+    Raises:
+        UserError: no such value, nothing beside it, or a metric does not exist.
+    """
+    present = data.axis(axis)
+    chosen = baseline or data.baseline(axis)
+    if chosen not in present:
+        raise UserError(
+            f"{data.directory}: no {axis} {chosen!r}{nearest(chosen, present)} (there are: {', '.join(present)})"
+        )
+    others = [value for value in present if value not in (chosen, PLACEBO)]
+    if not others:
+        raise UserError(f"{data.directory}: {axis} {chosen!r} is the only one: nothing to compare it with")
+    rows = _rows(data, _chosen(data.values, metrics))
+    shared = [each for each in POINT if each != axis]
+    found: list[Comparison] = []
+    for other in others:
+        sides = [(name, data, rows[rows[axis] == name]) for name in (chosen, other)]
+        found += _pairs(sides[0], sides[1], shared)
+    return comparison.judge(with_floors(found, noise_floors(data)))
+
+
+def noise_floors(data: Dataset) -> Floors:
+    """Return the noise floors of the A/A repetition in `data`; empty when the experiment has none."""
+    baseline = data.baseline("policy")
+    rows = data.values
+    sides = [(name, data, rows[rows["policy"] == name]) for name in (baseline, PLACEBO)]
+    if sides[0][2].empty or sides[1][2].empty:
+        return {}
+    floors: Floors = {}
+    for each in _pairs(sides[0], sides[1], ["kernel", "topology", "workload"]):
+        floor = comparison.floor_of(each)
+        if floor is not None:
+            floors[_floor_key(each, each.metric)] = floor
+    return floors
+
+
+def with_floors(comparisons: Iterable[Comparison], floors: Floors) -> list[Comparison]:
+    """Return the comparisons with the noise floor of the same workload, topology and metric."""
+    return [replace(each, floor=floors.get(_floor_key(each, each.metric))) for each in comparisons]
+
+
+def _floor_key(each: Comparison, metric: str) -> tuple[str, str, str, str]:
+    return (each.point.get("workload", ""), each.point.get("topology", ""), each.source, metric)
+
+
+def _chosen(values: pd.DataFrame, metrics: Sequence[str]) -> set[str]:
+    known = sorted(set(values["metric"].dropna()))
+    if not metrics:
+        default = values["source"].isin(DEFAULT_SOURCES) & (values["kind"] != Kind.EMULATION_TIME).fillna(True)
+        return set(values.loc[default, "metric"])
+    wanted: set[str] = set()
+    for pattern in metrics:
+        matching = {name for name in known if fnmatchcase(name, pattern)}
+        if not matching:
+            raise UserError(
+                f"no metric {pattern!r} in these results{nearest(pattern, known)}",
+                remedy=f"there are: {', '.join(known[:12])}{' ...' if len(known) > 12 else ''}",
+            )
+        wanted |= matching
+    return wanted
+
+
+def _rows(data: Dataset, metrics: set[str]) -> pd.DataFrame:
+    return data.values[data.values["metric"].isin(metrics)]
+
+
+def _pairs(
+    a: tuple[str, Dataset, pd.DataFrame], b: tuple[str, Dataset, pd.DataFrame], shared: list[str]
+) -> Iterator[Comparison]:
+    """Yield a comparison for each metric of each point that both have, in the order of A's results."""
+    keys = [*shared, *_METRIC]
+    theirs = {_key(key): rows for key, rows in b[2].groupby(keys, dropna=False, sort=False)}
+    for key, rows in a[2].groupby(keys, dropna=False, sort=False):
+        other = theirs.get(_key(key))
+        if other is None:
+            continue
+        words = _key(key)
+        point = dict(zip(shared, words[: len(shared)], strict=True))
+        source, metric, unit = words[len(shared) :]
+        sides = (_side(a[0], a[1], point, rows), _side(b[0], b[1], point, other))
+        kinds = set(pd.concat([rows["kind"], other["kind"]]).dropna())
+        kind = Kind(kinds.pop()) if len(kinds) == 1 else None
+        made = comparison.measure(point, source, metric, unit, kind, *sides)
+        if kinds:
+            said = f"numbers of different kinds on the two sides: {', '.join(sorted({str(kind), *kinds}))}"
+            made = replace(made, warnings=(*made.warnings, said))
+        yield made
+
+
+def _key(key: object) -> tuple[str, ...]:
+    parts = key if isinstance(key, tuple) else (key,)
+    return tuple("" if pd.isna(part) else str(part) for part in parts)
+
+
+def _side(name: str, data: Dataset, point: Mapping[str, str], rows: pd.DataFrame) -> Side:
+    good = rows[rows["ok"].fillna(False).astype(bool)]
+    cells = data.outcomes
+    here = cells[(cells[list(point)] == pd.Series(point)).all(axis=1)]
+    for axis in POINT:
+        if axis not in point:
+            here = here[here[axis].isin(set(rows[axis]))]
+    return Side(
+        name=name,
+        values=clean([None if pd.isna(value) else float(value) for value in good["value"]]),
+        missing=int(good["value"].isna().sum()),
+        failed=int((~here["ok"].astype(bool)).sum()),
+        started=tuple(sorted(set(good["started"]))),
+        settings=frozenset(good["settings"]),
+    )

@@ -1,0 +1,163 @@
+"""What this machine has and lacks for the laboratory's work; each finding says how to mend it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from numalab.errors import NumalabError
+from numalab.paths import cache_dir
+from numalab.units import format_size
+
+#: A build tree with debug information, the source, and the results beside them (measured: 5.1 GB).
+DISK_NEEDED = 8 << 30
+#: Four nodes of 512 MiB, QEMU, and a compiler beside them.
+MEMORY_NEEDED = 4 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was found, what is needed, how to get it; `state` is "ok", "missing" or "note"."""
+
+    check: str
+    state: str
+    found: str
+    needed: str = ""
+    fix: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+_TOOLS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "busybox": "busybox-static",
+    "gcc": "gcc",
+    "make": "make",
+    "flex": "flex",
+    "bison": "bison",
+    "bc": "bc",
+    "pahole": "dwarves",
+    "xz": "xz-utils",
+    "rsync": "rsync",
+    "git": "git",
+    "depmod": "kmod",
+}
+_USEFUL = {"ccache": "ccache", "perf": "linux-perf", "numactl": "numactl", "shellcheck": "shellcheck"}
+
+
+def examine(*, probe: bool = True) -> list[Finding]:
+    """Run every check; `probe` includes boots of a small machine (some seconds each)."""
+    findings = [_python(), *map(_tool, _TOOLS.items()), *map(_useful, _USEFUL.items())]
+    findings += [_disk(), _memory(), _nodes(), _pmu(), _libvirt()]
+    if probe:
+        findings += [_kvm(), _probe_boot()]
+    return findings
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    state = "ok" if sys.version_info >= (3, 11) else "missing"
+    return Finding("python", state, version, "3.11 or newer", "apt-get install python3")
+
+
+def _which(name: str) -> str | None:
+    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+
+def _tool(item: tuple[str, str]) -> Finding:
+    name, package = item
+    where = _which(name)
+    return Finding(name, "ok" if where else "missing", where or "-", "in PATH", f"apt-get install {package}")
+
+
+def _useful(item: tuple[str, str]) -> Finding:
+    name, package = item
+    where = _which(name)
+    return Finding(name, "ok" if where else "note", where or "-", "useful", f"apt-get install {package}")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(cache_dir()).free
+    return Finding(
+        "disk",
+        "ok" if free >= DISK_NEEDED else "missing",
+        f"{format_size(free)} free in {cache_dir()}",
+        format_size(DISK_NEEDED),
+        "numalab cache prune, or set XDG_CACHE_HOME to a larger disk",
+    )
+
+
+def _memory() -> Finding:
+    from numalab.machine.accel import available_memory
+
+    free = available_memory()
+    return Finding(
+        "memory",
+        "ok" if free >= MEMORY_NEEDED else "missing",
+        f"{format_size(free)} available",
+        format_size(MEMORY_NEEDED),
+        "close something, or use smaller nodes (--node-memory)",
+    )
+
+
+def _nodes() -> Finding:
+    count = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
+    text = f"{count} NUMA node{'s' * (count != 1)}"
+    if count > 1:
+        return Finding("numa", "ok", text, "-", "--mirror-host binds a machine's nodes to them")
+    return Finding("numa", "note", text, "two or more for times on hardware", "emulation stands in; counts are exact")
+
+
+def _pmu() -> Finding:
+    count = len(list(Path("/sys/bus/event_source/devices").glob("cpu*")))
+    if count:
+        return Finding("pmu", "ok", "hardware counters")
+    return Finding("pmu", "note", "no hardware counters", "useful", "counters will be NA; use bare metal")
+
+
+def _libvirt() -> Finding:
+    from numalab.machine import hypervisor
+
+    try:
+        version = hypervisor.connect().getLibVersion()
+    except NumalabError as error:
+        return Finding("libvirt", "missing", str(error), "qemu:///embed", error.remedy)
+    return Finding("libvirt", "ok", f"{version // 1000000}.{version // 1000 % 1000}.{version % 1000}, qemu:///embed")
+
+
+def _kvm() -> Finding:
+    from numalab.machine.accel import kvm_problem
+
+    problem = kvm_problem()
+    if problem:
+        return Finding("kvm", "note", problem, "for times on hardware", "emulation will be used")
+    return Finding("kvm", "ok", "a probe boot succeeded")
+
+
+def _probe_boot() -> Finding:
+    return probe_boot("tcg")
+
+
+def probe_boot(accel: str, timeout: float = 60.0) -> Finding:
+    """Boot the stock kernel on a two-node machine and run one command."""
+    from numalab.kernel.images import resolve
+    from numalab.machine.session import Machine
+    from numalab.machine.topology import uniform
+
+    try:
+        with Machine(resolve("stock"), uniform(2, 1, "256M"), accel=accel, boot_timeout=timeout) as machine:
+            machine.run(["true"], timeout=timeout, check=True)
+            seconds = machine.boot_seconds
+    except NumalabError as error:
+        return Finding(f"boot ({accel})", "missing", str(error), "an emulated machine boots", error.remedy)
+    return Finding(f"boot ({accel})", "ok", f"stock kernel answered after {seconds:.1f} s")
+
+
+Examiner = Callable[..., list[Finding]]

@@ -1,0 +1,95 @@
+"""What a built kernel is made of: patch sets, configuration, flavour; and the key of its cache entry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from numalab.kernel import fragments, tools
+from numalab.kernel.fragments import Setting
+from numalab.kernel.series import Series, parse_sets
+from numalab.kernel.series import read as read_series
+from numalab.paths import PATCHES
+
+PATCHED, DEBUG = "patched", "debug"
+FLAVOURS = (PATCHED, DEBUG)
+
+#: Raised when a change of numalab itself makes another kernel from the same inputs.
+_RECIPE = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what is built, but the source and the compiler."""
+
+    flavour: str
+    series: Series
+    settings: dict[str, Setting]
+
+    @property
+    def name(self) -> str:
+        """What users call it: "patched", "debug", "patched:common", "patched:none"."""
+        return f"{self.flavour}:{self.series.label}" if self.series.label else self.flavour
+
+    @property
+    def config_digest(self) -> str:
+        """sha256 of the merged fragments (symbols and values)."""
+        return fragments.digest(self.settings)
+
+    @property
+    def build_command(self) -> str:
+        """The command that builds it."""
+        words = ["numalab kernel build"]
+        if self.series.label:
+            words.append(f"--sets {self.series.label}")
+        if self.flavour == DEBUG:
+            words.append("--debug")
+        return " ".join(words)
+
+    def key(self, source_sha256: str, compiler: str) -> str:
+        """16 hex digits that name the kernel built so from that source with that compiler."""
+        inputs = {
+            "recipe": _RECIPE,
+            "source": source_sha256,
+            "series": self.series.digest(),
+            "config": self.config_digest,
+            "compiler": compiler,
+            "flavour": self.flavour,
+        }
+        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fragment_files(flavour: str, sets: Sequence[str], top: Path = PATCHES) -> list[Path]:
+    """Return the fragments of a kernel: base, one per patch set that has its own, debug."""
+    configs = top / "configs"
+    own = [configs / f"{name}.config" for name in sets]
+    files = [configs / "base.config", *(file for file in own if file.is_file())]
+    return [*files, configs / "debug.config"] if flavour == DEBUG else files
+
+
+def make_plan(flavour: str, sets: Sequence[str] | None = None, top: Path | None = None) -> Plan:
+    """Read series and fragments for a flavour.
+
+    Raises:
+        UserError: an unknown set, a broken series or fragment, fragments that disagree.
+    """
+    top = PATCHES if top is None else top
+    series = read_series(top, sets)
+    settings = fragments.merge(fragments.read(fragment_files(flavour, series.sets, top)))
+    return Plan(flavour, series, settings)
+
+
+def plan_named(name: str, top: Path | None = None) -> Plan | None:
+    """Return the plan users call `name` ("debug", "patched:common" ...), None when it names none."""
+    flavour, _, sets = name.partition(":")
+    return make_plan(flavour, parse_sets(sets), top) if flavour in FLAVOURS else None
+
+
+def compiler() -> str:
+    """Return the first line of `gcc --version`, "" when there is no gcc."""
+    if tools.which("gcc") is None:
+        return ""
+    return tools.run(["gcc", "--version"], purpose="asking the compiler's version").stdout.partition("\n")[0]

@@ -1,0 +1,273 @@
+"""One cell: a policy on a machine, a program under it, and everything that is recorded about it.
+
+However the program or its machine ends, the end is a result with a type; only a missing tool, a full
+disk and the user stop the run itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from numalab.errors import ExperimentError, MachineLostError, MissingError, NumalabError
+from numalab.machine.outcome import CommandTimeoutError, Completed, GuestFileError, Mark
+from numalab.results import Json
+from numalab.run import counters, provenance
+from numalab.run.lab import Lab
+from numalab.run.machines import Live, Pool
+from numalab.run.plan import Cell
+from numalab.run.policy import Setting, applied
+from numalab.run.store import disk_full
+from numalab.run.values import counter_kind, sample_to_json
+
+#: The kernel keeps this many bytes of a program's name (TASK_COMM_LEN - 1).
+_COMM = 15
+#: Of a longer output the first and the last half of this are kept.
+LOG_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the cells of a run have in common.
+
+    Attributes:
+        lab: the other rooms.
+        pool: the live machines.
+        experiment: the experiment's name.
+        run_facts: provenance of the run (`provenance.of_run`).
+        reproduce: the command that runs one cell again, by cell id.
+        timeout: seconds a program may take.
+        fresh: boot for every cell.
+        snapshots: marks at which placement is taken.
+        perf: events for perf.
+    """
+
+    lab: Lab
+    pool: Pool
+    experiment: str
+    run_facts: Mapping[str, Any]
+    reproduce: Mapping[str, str]
+    timeout: float
+    fresh: bool
+    snapshots: tuple[str, ...]
+    perf: tuple[str, ...]
+
+
+def run(cell: Cell, context: Context, directory: Path) -> Json:
+    """Run a cell, write its logs and snapshots into `directory`, return its result (without schema and kind).
+
+    Raises:
+        MissingError, UserError: this host cannot carry the machine; nothing was run.
+        OSError: the disk is full.
+    """
+    attempt = _Attempt(cell, context, directory)
+    started = datetime.now(UTC)
+    begun = time.monotonic()
+    try:
+        attempt.run()
+    except MachineLostError as error:
+        attempt.lost(error)
+    if attempt.outcome["type"] not in ("exit", "no-result"):
+        context.pool.drop(cell.machine)
+    attempt.keep_logs()
+    return attempt.result(started, time.monotonic() - begun)
+
+
+class _Attempt:
+    """The state of one cell while it runs."""
+
+    def __init__(self, cell: Cell, context: Context, directory: Path) -> None:
+        self.cell = cell
+        self.context = context
+        self.directory = directory
+        self.load = provenance.load_now()
+        self.live: Live | None = None
+        self.outcome: Json = _outcome("error", detail="the cell was never run")
+        self.completed: Completed | None = None
+        self.samples: list[Json] = []
+        self.placement: list[Json] = []
+        self.marks: dict[str, float] = {}
+        self.readings: dict[str, counters.Reading] = {}
+        self.perf = counters.no_perf(context.perf)
+        self.settings: list[Setting] = []
+        self.knobs_before: dict[str, str] = {}
+        self.knobs_after: dict[str, str] = {}
+        self.broken: NumalabError | None = None
+        self.console_from = 0
+
+    # Running.
+
+    def run(self) -> None:
+        """Get a machine, apply the policy, run the program.
+
+        Raises:
+            MachineLostError: the machine did not come up, or was lost.
+            MissingError, UserError: there can be no such machine on this host.
+        """
+        self.live = live = self.context.pool.get(self.cell.machine, fresh=self.context.fresh)
+        live.cells += 1
+        self.console_from = live.console_read
+        try:
+            self.knobs_before = provenance.sysctls(live.machine)
+            with applied(live.machine, self.cell.policy) as self.settings:
+                self._program(live)
+            self.knobs_after = provenance.sysctls(live.machine)
+        except (ExperimentError, MissingError) as error:  # the policy, or the laboratory, failed
+            self.outcome = _outcome("error", detail=_words(error))
+
+    def _program(self, live: Live) -> None:
+        perf = bool(live.perf and self.context.perf)
+        argv = [*(counters.perf_argv(self.context.perf) if perf else ()), *self.cell.argv]
+        self.readings["start"] = counters.read(live.machine)
+        try:
+            process = live.machine.start(argv, on_mark=self._on_mark)
+        except GuestFileError as error:
+            self.outcome = _outcome("error", detail=f"{argv[0]} could not be started: {error.strerror}")
+            return
+        try:
+            done = process.wait(self.context.timeout)
+        except CommandTimeoutError as error:
+            self.outcome = _outcome("timeout", detail=str(error))
+            self.completed = process.wait()
+            return
+        self.readings["end"] = counters.read(live.machine)
+        self.completed = done
+        self.outcome = _outcome(done.type, status=done.status, signal=done.signal, detail="" if done.ok else str(done))
+        if perf:
+            with suppress(GuestFileError):
+                self.perf = counters.parse_perf(live.machine.read_file(counters.PERF_OUTPUT), self.context.perf)
+        if done.ok:
+            self._samples(done, live)
+        if self.broken:
+            self.outcome = _outcome("error", detail=_words(self.broken))
+
+    def _samples(self, done: Completed, live: Live) -> None:
+        try:
+            found = self.cell.workload.parse(done.stdout)
+        except NumalabError as error:
+            self.outcome = _outcome("no-result", status=done.status, detail=str(error))
+            return
+        self.samples = [sample_to_json(sample, live.machine.accel) for sample in found]
+
+    def _on_mark(self, mark: Mark, machine: Any) -> None:
+        """Record what belongs to a mark while the program waits at it; a failure is kept for later."""
+        self.marks[mark.name] = mark.time_s
+        # Counters of the measured phase begin after the work of a snapshot and end before it.
+        if mark.name == "done":
+            self.readings[mark.name] = counters.read(machine)
+        if mark.name in self.context.snapshots:
+            try:
+                self._snapshot(mark.name, machine)
+            except (ExperimentError, MissingError) as error:
+                self.broken = error
+                self.placement.append({"mark": mark.name, "file": None, "summary": None})
+        if mark.name == "ready":
+            self.readings[mark.name] = counters.read(machine)
+
+    def _snapshot(self, mark: str, machine: Any) -> None:
+        # Under a wrapper the process that was started is not the program: go by name.
+        program = self.cell.params["workload"]["program"][:_COMM]
+        snapshot = self.context.lab.take_snapshot(machine, [program], f"{self.cell.point} at {mark}")
+        name = f"snapshot-{mark}.npz"
+        snapshot.save(self.directory / name)
+        self.placement.append({"mark": mark, "file": name, "summary": snapshot.to_json()})
+
+    def lost(self, error: MachineLostError) -> None:
+        """Note how the machine was lost."""
+        self.outcome = _outcome(getattr(error, "type", "qemu-died"), detail=str(error).partition("\n")[0])
+        oops = getattr(error, "oops", "")
+        self.outcome["oops"] = oops or None
+        rest = str(error).partition("\n")[2]
+        if rest and not oops:
+            self.outcome["detail"] = str(error)
+
+    # Keeping.
+
+    def keep_logs(self) -> None:
+        """Write stdout, stderr and this cell's part of the console."""
+        if self.completed:
+            (self.directory / "stdout.txt").write_bytes(clipped(self.completed.stdout))
+            (self.directory / "stderr.txt").write_bytes(clipped(self.completed.stderr))
+        logs = self.context.pool.last_logs
+        path = self.live.machine.console if self.live else logs / "console.log" if logs else None
+        if path is None or not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(self.console_from)
+            said = file.read()
+        (self.directory / "console.log").write_bytes(clipped(said))
+        if self.live:
+            self.live.console_read = self.console_from + len(said)
+
+    def result(self, started: datetime, seconds: float) -> Json:
+        """Return the result of this attempt."""
+        context, cell = self.context, self.cell
+        return {
+            "cell": {"id": cell.id, "experiment": context.experiment, **cell.point.to_json(), "params": cell.params},
+            "outcome": self.outcome,
+            "samples": self.samples,
+            "marks": [{"name": name, "time_s": at} for name, at in self.marks.items()],
+            "counters": self._counters(),
+            "placement": self.placement,
+            "provenance": {
+                "kernel": provenance.of_kernel(cell.machine.kernel, cell.params["kernel"]["sha256"]),
+                "machine": self._machine(),
+                "policy": [asdict(setting) for setting in self.settings],
+                "sysctls_before": self.knobs_before,
+                "sysctls_after": self.knobs_after,
+                **context.run_facts,
+                "host": {**context.run_facts["host"], "load": self.load},
+                "reproduce": context.reproduce[cell.id],
+            },
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(seconds, 3),
+        }
+
+    def _machine(self) -> Json | None:
+        if self.live is None:
+            return None
+        return {**self.live.facts, "boot": self.live.boot, "cells_before": self.live.cells - 1}
+
+    def _counters(self) -> Json:
+        whole = _between(self.readings, "start", "end")
+        return {
+            "kind": counter_kind(self.live.machine.accel) if self.live else None,
+            "vmstat": whole["vmstat"] if whole else None,
+            "numastat": whole["numastat"] if whole else None,
+            "measured": _between(self.readings, "ready", "done"),
+            "perf": self.perf.counts,
+            "perf_running": self.perf.running,
+        }
+
+
+def _between(readings: Mapping[str, counters.Reading], first: str, last: str) -> Json | None:
+    """The counters' change between two moments, None when one was not reached."""
+    if first not in readings or last not in readings:
+        return None
+    return counters.change(readings[first], readings[last])
+
+
+def _outcome(kind: str, *, status: int | None = None, signal: int | None = None, detail: str = "") -> Json:
+    return {"type": kind, "status": status, "signal": signal, "detail": detail, "oops": None}
+
+
+def _words(error: NumalabError) -> str:
+    notes = getattr(error, "__notes__", [])
+    text = "; ".join([str(error), *notes])
+    return f"{text} ({error.remedy})" if error.remedy else text
+
+
+def clipped(data: bytes, limit: int = LOG_BYTES) -> bytes:
+    """Return `data`, of a long one the first and the last `limit`/2 bytes with a line between that says so."""
+    if len(data) <= limit:
+        return data
+    half = limit // 2
+    return data[:half] + f"\n[numalab: {len(data) - 2 * half} bytes left out]\n".encode() + data[-half:]
+
+
+__all__ = ["Context", "clipped", "disk_full", "run"]

@@ -1,0 +1,164 @@
+"""Whether what an experiment names exists and fits together: policies, workloads, metrics, the host's memory.
+
+Complaints are noted with the file's key, all of them, before anything is booted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from numalab.errors import NumalabError, UserError, nearest
+from numalab.machine.topology import Topology
+from numalab.run import spec
+from numalab.run.lab import Lab, WorkloadLike
+from numalab.run.policy import Policy
+from numalab.run.reader import Problems
+from numalab.run.spec import Experiment, Variant
+from numalab.units import format_size
+
+#: Memory a machine costs its host beyond the guest's own.
+MACHINE_OVERHEAD = 512 << 20
+
+
+def load(path: Path, lab: Lab) -> Experiment:
+    """Return the experiment in `path`, checked.
+
+    Raises:
+        UserError: everything that is wrong with it, one line each, naming file and key.
+    """
+    problems = Problems(str(path))
+    experiment = spec.read(path, problems)
+    _kernels(experiment, lab, problems)
+    policies = _policies(experiment, lab, problems)
+    workloads = _workloads(experiment, lab, problems)
+    for policy, workload in _pairs(experiment):
+        if policy.name in policies and workload.name in workloads:
+            _options(policies[policy.name], workload, workloads[workload.name], problems)
+    _metrics(experiment, workloads, problems)
+    _memory(experiment, lab, problems)
+    problems.raise_any()
+    return experiment
+
+
+def merged_params(workload: Variant, policy: Policy) -> dict[str, object]:
+    """Return the parameters a workload is given under a bound policy: the file's, and the policy's options."""
+    return {**workload.params, **policy.options}
+
+
+def _kernels(experiment: Experiment, lab: Lab, problems: Problems) -> None:
+    for number, name in enumerate(experiment.kernels):
+        # Beside the names there are "patched:SETS", the id of a build, and paths.
+        known = name.split(":", maxsplit=1)[0] in lab.kernel_names or "/" in name or re.fullmatch("[0-9a-f]{8,}", name)
+        if not known and not Path(name).exists():
+            near = nearest(name, lab.kernel_names)
+            names = ", ".join(lab.kernel_names)
+            problems.add(f"matrix.kernel[{number}]", f"unknown kernel {name!r}{near} (kernels: {names}, or a path)")
+
+
+def _policies(experiment: Experiment, lab: Lab, problems: Problems) -> dict[str, Policy]:
+    """The policies of the matrix by label, as far as they are good; bound to the first topology they fit."""
+    known = lab.policies()
+    found: dict[str, Policy] = {}
+    for number, variant in enumerate(experiment.policies):
+        if variant.base not in known:
+            where = f"{variant.key}.policy" if variant.key else f"matrix.policy[{number}]"
+            problems.add(where, f"unknown policy {variant.base!r}{nearest(variant.base, known)}")
+            continue
+        policy = known[variant.base]
+        wrong = policy.problems(variant.params)
+        for key, complaint in wrong:
+            problems.add(f"{variant.key}.{key}", complaint)
+        if wrong:
+            continue
+        for name, topology in _topologies_of(experiment, variant):
+            try:
+                found.setdefault(variant.name, policy.bind(variant.params, topology))
+            except UserError as error:
+                where = variant.key or f"matrix.policy[{number}]"
+                problems.add(where, f"policy {variant.name!r} on topology {name!r}: {error}")
+    return found
+
+
+def _workloads(experiment: Experiment, lab: Lab, problems: Problems) -> dict[str, WorkloadLike]:
+    """The workloads of the matrix by label, as far as they are good."""
+    names = list(lab.workload_names())
+    found: dict[str, WorkloadLike] = {}
+    for number, variant in enumerate(experiment.workloads):
+        if variant.base not in names:
+            where = f"{variant.key}.workload" if variant.key else f"matrix.workload[{number}]"
+            problems.add(where, f"unknown workload {variant.base!r}{nearest(variant.base, names)}")
+            continue
+        workload = lab.workload(variant.base)
+        before = len(problems.found)
+        for key in variant.params:
+            if key not in workload.params:
+                problems.add(f"{variant.key}.{key}", f"unknown parameter{nearest(key, workload.params)}")
+        if len(problems.found) == before:
+            try:
+                workload.argv(dict(variant.params))
+            except NumalabError as error:
+                problems.add(variant.key or f"matrix.workload[{number}]", str(error))
+        if len(problems.found) == before:
+            found[variant.name] = workload
+    return found
+
+
+def _options(policy: Policy, variant: Variant, workload: WorkloadLike, problems: Problems) -> None:
+    """Whether a policy's options for the workload are there, and not set by the file as well."""
+    for option, value in policy.options.items():
+        if option not in workload.params:
+            problems.add(
+                f"matrix.workload ({variant.name})",
+                f"policy {policy.name!r} sets the option {option!r}, which workload {workload.name!r} does not have; "
+                "exclude the pair, or choose another policy",
+            )
+        elif option in variant.params:
+            problems.add(
+                f"{variant.key}.{option}", f"policy {policy.name!r} sets {option!r} too (to {value!r}); leave one out"
+            )
+
+
+def _metrics(experiment: Experiment, workloads: dict[str, WorkloadLike], problems: Problems) -> None:
+    known = sorted({metric for workload in workloads.values() for metric in workload.metrics})
+    for number, metric in enumerate(experiment.measure.metrics):
+        if metric not in known and len(workloads) == len(experiment.workloads):
+            problems.add(
+                f"measure.metrics[{number}]",
+                f"unknown metric {metric!r}{nearest(metric, known)} (metrics: {', '.join(known)})",
+            )
+
+
+def _memory(experiment: Experiment, lab: Lab, problems: Problems) -> None:
+    host = lab.host_memory()
+    for name, topology in experiment.topologies.items():
+        if topology.memory + MACHINE_OVERHEAD > host:
+            problems.add(
+                f"topologies.{name}",
+                f"its nodes have {format_size(topology.memory)} of memory in all (and QEMU takes up to "
+                f"{format_size(MACHINE_OVERHEAD)}); this host has {format_size(host)}",
+            )
+
+
+def _pairs(experiment: Experiment) -> Iterator[tuple[Variant, Variant]]:
+    """The pairs of policy and workload of which at least one point is not excluded."""
+    for policy in experiment.policies:
+        for workload in experiment.workloads:
+            axes = {"policy": policy.name, "workload": workload.name}
+            if any(True for _ in _kept(experiment, axes)):
+                yield policy, workload
+
+
+def _topologies_of(experiment: Experiment, policy: Variant) -> Iterator[tuple[str, Topology]]:
+    """The topologies on which a policy is used."""
+    kept = {point["topology"] for point in _kept(experiment, {"policy": policy.name})}
+    for name, topology in experiment.topologies.items():
+        if name in kept:
+            yield name, topology
+
+
+def _kept(experiment: Experiment, fixed: dict[str, str]) -> Iterator[dict[str, str]]:
+    for point in experiment.kept():
+        if all(point[axis] == name for axis, name in fixed.items()):
+            yield point

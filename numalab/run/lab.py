@@ -1,0 +1,235 @@
+"""What a run needs of the other rooms, in one place: kernels, machines, workloads, snapshots.
+
+`Lab` is the seam for tests; `default_lab()` is the real one and imports the other rooms when they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from numalab.errors import MissingError
+from numalab.kernel.image import KernelImage
+from numalab.machine.outcome import Completed, Mark
+from numalab.machine.topology import Topology
+from numalab.run import system
+from numalab.run.policy import Policy
+
+
+class ProcessLike(Protocol):
+    """A command of the guest that was started."""
+
+    pid: int
+
+    def wait(self, timeout: float | None = None) -> Completed:
+        """Wait for its end; after a time-out, called again, return what it left."""
+
+
+class MachineLike(Protocol):
+    """A running machine (numalab.machine.session.Machine)."""
+
+    @property
+    def accel(self) -> str:
+        """ "kvm" or "tcg"."""
+
+    @property
+    def console(self) -> Path:
+        """The log of its console."""
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        on_mark: Callable[[Mark, Any], None] | None = None,
+    ) -> ProcessLike:
+        """Start a command."""
+
+    def run(self, argv: Sequence[str], *, timeout: float | None = None) -> Completed:
+        """Run a command to its end."""
+
+    def read_file(self, path: str) -> bytes:
+        """Return a file of the guest."""
+
+    def write_file(self, path: str, data: bytes) -> None:
+        """Write a file of the guest."""
+
+    def facts(self) -> dict[str, Any]:
+        """What this machine is, for provenance."""
+
+
+class SnapshotLike(Protocol):
+    """Where page tables lie at one moment (numalab.measure.placement.Snapshot)."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary."""
+
+    def save(self, path: Path) -> None:
+        """Write the archive."""
+
+
+class SampleLike(Protocol):
+    """One number of a workload's result."""
+
+    metric: str
+    value: float | None
+    unit: str
+
+
+class WorkloadLike(Protocol):
+    """An entry of the workloads' catalogue."""
+
+    name: str
+    summary: str
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """Its parameters by name."""
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """What it can report, by name."""
+
+    def argv(self, params: Mapping[str, Any]) -> list[str]:
+        """The command of the guest."""
+
+    def parse(self, stdout: bytes) -> Sequence[Any]:
+        """The samples of its result line."""
+
+
+@dataclass(frozen=True)
+class MachineRequest:
+    """The machine a cell wants; cells that want the same may share one."""
+
+    kernel: KernelImage
+    topology: Topology
+    accel: str = "auto"
+    append: str = ""
+    nested: bool = False
+    mirror_host: bool = False
+    huge_pages: bool = False
+    boot_timeout: float = 120.0
+    files: Mapping[str, Path] = field(default_factory=dict)
+    perf: bool = False
+
+
+@dataclass(frozen=True)
+class Lab:
+    """The other rooms.
+
+    Attributes:
+        kernel_names: the names `resolve_kernel` knows beside paths.
+        resolve_kernel: name → image; MissingError when it has to be built first.
+        policies: all registered policies by name.
+        workload_names: the names in the catalogue.
+        workload: name → entry of the catalogue.
+        programs: the static programs of the workloads, guest name → host file.
+        open_machine: boots on entry, destroys on exit; the path is the directory of its logs.
+        take_snapshot: (machine, process names, label) → where their page tables lie.
+        host_memory: bytes of memory this host has in all.
+        free_memory: bytes of memory it could give to a new machine.
+    """
+
+    kernel_names: Sequence[str]
+    resolve_kernel: Callable[[str], KernelImage]
+    policies: Callable[[], Mapping[str, Policy]]
+    workload_names: Callable[[], Sequence[str]]
+    workload: Callable[[str], WorkloadLike]
+    programs: Callable[[], Mapping[str, Path]]
+    open_machine: Callable[[MachineRequest, Path], AbstractContextManager[Any]]
+    take_snapshot: Callable[[Any, Sequence[str], str], SnapshotLike]
+    host_memory: Callable[[], int]
+    free_memory: Callable[[], int]
+
+
+def default_lab() -> Lab:
+    """Return the real laboratory."""
+    return Lab(
+        kernel_names=("stock", "patched", "debug"),
+        resolve_kernel=_resolve_kernel,
+        policies=system.policies,
+        workload_names=_workload_names,
+        workload=_workload,
+        programs=_programs,
+        open_machine=_open_machine,
+        take_snapshot=_take_snapshot,
+        host_memory=host_memory,
+        free_memory=_free_memory,
+    )
+
+
+@cache
+def _resolve_kernel(name: str) -> KernelImage:
+    from numalab.kernel.images import resolve
+
+    return resolve(name)
+
+
+def _workload_names() -> Sequence[str]:
+    from workloads import catalogue
+
+    return list(catalogue.names())
+
+
+def _workload(name: str) -> WorkloadLike:
+    from workloads import catalogue
+
+    return catalogue.get(name)
+
+
+@cache
+def _programs() -> Mapping[str, Path]:
+    from workloads.build import binaries
+
+    return binaries()
+
+
+def _open_machine(request: MachineRequest, log_dir: Path) -> AbstractContextManager[Any]:
+    from numalab.machine import accel
+    from numalab.machine.session import Machine
+
+    chosen = accel.choose(request.accel)
+    return Machine(
+        request.kernel,
+        request.topology,
+        accel=chosen,
+        append=request.append,
+        nested=request.nested,
+        mirror_host=request.mirror_host,
+        huge_pages=request.huge_pages,
+        extra_files=request.files,
+        # Emulated CPUs have no PMU, and the host's /usr in the guest costs time.
+        host_programs=("perf",) if request.perf and chosen == "kvm" and _has_perf() else (),
+        log_dir=log_dir,
+        boot_timeout=request.boot_timeout,
+    )
+
+
+def _has_perf() -> bool:
+    return any(Path(top, "perf").exists() for top in ("/usr/bin", "/usr/sbin"))
+
+
+def _take_snapshot(machine: Any, names: Sequence[str], label: str) -> SnapshotLike:
+    from numalab.measure.placement import take
+
+    return take(machine, names=list(names), label=label)
+
+
+def _free_memory() -> int:
+    from numalab.machine.accel import available_memory
+
+    return available_memory()
+
+
+def host_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Return bytes of memory this host has in all (MemTotal)."""
+    for line in meminfo.read_text().splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    raise MissingError(f"{meminfo} has no MemTotal")

@@ -1,0 +1,198 @@
+"""From points of the matrix to cells: everything resolved, and a name that is a hash of all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from numalab.errors import MissingError, UserError
+from numalab.kernel.image import KernelImage
+from numalab.machine.topology import Topology
+from numalab.run.check import merged_params
+from numalab.run.lab import Lab, MachineRequest, WorkloadLike
+from numalab.run.matrix import Point
+from numalab.run.policy import Policy
+from numalab.run.spec import Experiment
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the matrix, ready to be run.
+
+    Attributes:
+        id: 16 hex digits of a hash of `params`.
+        point: where in the matrix it is.
+        machine: the machine it wants.
+        workload: the catalogue's entry.
+        policy: bound to the topology.
+        argv: the guest's command, the policy's wrapper included.
+        params: the full resolved parameter set, plain JSON values.
+    """
+
+    id: str
+    point: Point
+    machine: MachineRequest
+    workload: WorkloadLike
+    policy: Policy
+    argv: list[str]
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """A point that cannot be planned because something has to be built or fetched first."""
+
+    point: Point
+    argv: list[str]
+    policy: Policy
+    why: MissingError
+
+
+def plan(experiment: Experiment, points: Iterable[Point], lab: Lab, *, accel: str) -> tuple[list[Cell], list[Blocked]]:
+    """Return the cells of `points`, in their order, and those points that lack their kernel or program.
+
+    Raises:
+        UserError: a policy needs patch sets that a kernel does not have; names all such pairs.
+    """
+    planner = _Planner(experiment, lab, accel)
+    cells: list[Cell] = []
+    blocked: list[Blocked] = []
+    for point in points:
+        planned = planner.plan(point)
+        if isinstance(planned, Cell):
+            cells.append(planned)
+        else:
+            blocked.append(planned)
+    if planner.complaints:
+        raise UserError("\n".join(f"{experiment.file}: {line}" for line in planner.complaints))
+    return cells, blocked
+
+
+class _Planner:
+    """Remembers what the points have in common."""
+
+    def __init__(self, experiment: Experiment, lab: Lab, accel: str) -> None:
+        self.experiment = experiment
+        self.lab = lab
+        self.accel = accel
+        self.known = lab.policies()
+        self.policies = {variant.name: variant for variant in experiment.policies}
+        self.workloads = {variant.name: variant for variant in experiment.workloads}
+        self.complaints: dict[str, None] = {}
+
+    def plan(self, point: Point) -> Cell | Blocked:
+        topology = self.experiment.topologies[point.topology]
+        chosen = self.policies[point.applied_policy]
+        policy = self.known[chosen.base].bind(chosen.params, topology)
+        variant = self.workloads[point.workload]
+        workload = self.lab.workload(variant.base)
+        given = merged_params(variant, policy)
+        argv = [*policy.wrap, *workload.argv(given)]
+        try:
+            kernel = self.lab.resolve_kernel(point.kernel)
+            programs = self.lab.programs()
+        except MissingError as why:
+            return Blocked(point, argv, policy, why)
+        self._check_sets(point, kernel, policy)
+        program = programs.get(workload.name)
+        params = {
+            "kernel": {
+                "name": point.kernel,
+                "release": kernel.release,
+                "build_id": kernel.build_id,
+                "sha256": sha256_of(kernel.path),
+            },
+            "topology": {"name": point.topology, **topology.to_json()},
+            "workload": {
+                "name": point.workload,
+                "program": workload.name,
+                "sha256": sha256_of(program) if program else None,
+                "params": resolved_params(workload, given),
+                "argv": argv,
+            },
+            "policy": {"label": point.policy, **policy.to_json()},
+            "repeat": point.repeat,
+            "machine": self._machine_params(),
+            "measure": {
+                "snapshots": list(self.experiment.measure.snapshots),
+                "perf": list(self.experiment.measure.perf),
+            },
+        }
+        request = self._request(kernel, topology, programs)
+        return Cell(cell_id(params), point, request, workload, policy, argv, params)
+
+    def _check_sets(self, point: Point, kernel: KernelImage, policy: Policy) -> None:
+        has = patch_sets(kernel)
+        lacks = [name for name in policy.requires if has is not None and name not in has]
+        if lacks:
+            self.complaints[
+                f"policy {policy.name!r} needs the patch set {' and '.join(map(repr, lacks))}, which kernel "
+                f"{point.kernel!r} does not have; leave the pair out: "
+                f'[[exclude]] kernel = "{point.kernel}", policy = "{point.applied_policy}"'
+            ] = None
+
+    def _machine_params(self) -> dict[str, Any]:
+        running = self.experiment.running
+        return {
+            "accel": self.accel,
+            "append": running.append,
+            "nested": running.nested,
+            "mirror_host": running.mirror_host,
+            "huge_pages": running.huge_pages,
+            "fresh": running.fresh_machine,
+        }
+
+    def _request(self, kernel: KernelImage, topology: Topology, programs: Mapping[str, Path]) -> MachineRequest:
+        running = self.experiment.running
+        wanted = {variant.base for variant in self.experiment.workloads}
+        return MachineRequest(
+            kernel,
+            topology,
+            accel=self.accel,
+            append=running.append,
+            nested=running.nested,
+            mirror_host=running.mirror_host,
+            huge_pages=running.huge_pages,
+            boot_timeout=running.boot_timeout,
+            files={f"/bin/{name}": path for name, path in programs.items() if name in wanted},
+            perf=bool(self.experiment.measure.perf),
+        )
+
+
+def cell_id(params: Mapping[str, Any]) -> str:
+    """Return 16 hex digits of the hash of a full parameter set; the order of keys does not matter."""
+    canonical = json.dumps(params, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def resolved_params(workload: WorkloadLike, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the workload's full parameters: its defaults, and what was given."""
+    return {name: given.get(name, param.default) for name, param in workload.params.items()}
+
+
+def patch_sets(kernel: KernelImage) -> set[str] | None:
+    """Return the patch sets of a kernel, None when its provenance does not say (a bzImage of the user)."""
+    sets = kernel.provenance.get("sets")
+    return None if sets is None else set(sets)
+
+
+@cache
+def sha256_of(path: Path) -> str:
+    """Return the hex sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def commands(policy: Policy, argv: list[str]) -> list[str]:
+    """Return what a cell does in its guest, as lines of shell: the policy's knobs, then the program."""
+    lines = [
+        f"echo {shlex.quote(knob.value)} > {knob.path}" + ("  # where it exists" if knob.optional else "")
+        for knob in policy.knobs
+    ]
+    return [*lines, shlex.join(argv)]

@@ -1,0 +1,114 @@
+"""The domain's XML: accepted by libvirt, and saying what the machine is."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import libvirt
+import pytest
+from hypothesis import given, settings
+
+from numalab.machine.domain import DomainSpec, HostBinding, to_xml
+from numalab.machine.topology import Node, Topology, uniform
+from tests.unit.test_machine_topology import topologies
+
+MIB = 1 << 20
+
+
+def spec(topology: Topology, accel: str = "tcg") -> DomainSpec:
+    return DomainSpec(
+        name="m",
+        accel=accel,
+        topology=topology,
+        kernel=Path("/k"),
+        initrd=Path("/i"),
+        cmdline="panic=-1",
+        console=Path("/c"),
+        channel=Path("/ch"),
+        qmp=Path("/q"),
+    )
+
+
+def parse(spec: DomainSpec) -> ET.Element:
+    return ET.fromstring(to_xml(spec))
+
+
+@settings(max_examples=30, deadline=None)
+@given(topologies())
+def test_libvirt_accepts_every_shape(topology: Topology) -> None:
+    connection = libvirt.open("test:///default")
+    xml = (
+        to_xml(spec(topology)).replace('domain type="qemu"', 'domain type="test"').replace('type="kvm"', 'type="test"')
+    )
+    domain = connection.defineXML(xml)
+    try:
+        assert domain.vcpusFlags(libvirt.VIR_DOMAIN_AFFECT_CONFIG | libvirt.VIR_DOMAIN_VCPU_MAXIMUM) == topology.cpus
+        assert domain.maxMemory() * 1024 == topology.memory
+    finally:
+        domain.undefine()
+
+
+def test_the_same_xml_for_kvm_and_emulation_but_for_the_processor() -> None:
+    tcg, kvm = (parse(spec(uniform(), accel)) for accel in ("tcg", "kvm"))
+    assert (tcg.get("type"), kvm.get("type")) == ("qemu", "kvm")
+    for tree in (tcg, kvm):
+        tree.attrib.pop("type")
+        tree.remove(tree.find("cpu"))  # type: ignore[arg-type]
+    assert ET.tostring(tcg) == ET.tostring(kvm)
+
+
+def test_cells_distances_and_memoryless_nodes() -> None:
+    shape = Topology((Node(2, 64 * MIB), Node(1, 0), Node(0, 32 * MIB)), ((10, 20, 30), (21, 10, 22), (31, 32, 10)))
+    tree = parse(spec(shape))
+    cells = tree.findall("cpu/numa/cell")
+    assert [(cell.get("cpus"), cell.get("memory")) for cell in cells] == [
+        ("0-1", str(64 * 1024)),
+        ("2-2", "0"),
+        (None, str(32 * 1024)),
+    ]
+    assert [[int(s.get("value", "")) for s in cell.iter("sibling")] for cell in cells] == [
+        list(r) for r in shape.distances
+    ]
+    assert tree.findtext("devices/emulator", "").endswith("qemu-memoryless")
+    assert parse(spec(uniform())).find("devices/emulator") is None
+
+
+def test_oblivious_machines_have_no_cells() -> None:
+    assert parse(spec(uniform(visible=False))).find("cpu/numa") is None
+
+
+def test_memory_is_shared_and_the_note_for_the_observer_is_there() -> None:
+    tree = parse(spec(uniform()))
+    assert tree.find("memoryBacking/source").get("type") == "memfd"  # type: ignore[union-attr]
+    assert tree.find("memoryBacking/access").get("mode") == "shared"  # type: ignore[union-attr]
+    assert tree.find("features/vmcoreinfo").get("state") == "on"  # type: ignore[union-attr]
+
+
+def test_no_network_device() -> None:
+    assert parse(replace(spec(uniform()), shares=(("share", Path("/s")),))).find("devices/interface") is None
+
+
+@pytest.mark.parametrize(
+    ("levels", "accel", "policy"), [(4, "tcg", "disable"), (5, "tcg", "require"), (4, "kvm", "disable")]
+)
+def test_paging_levels_are_a_feature_of_the_processor(levels: int, accel: str, policy: str) -> None:
+    tree = parse(spec(uniform(paging_levels=levels), accel))
+    features = {f.get("name"): f.get("policy") for f in tree.iter("feature")}
+    assert features["la57"] == policy
+
+
+def test_nested() -> None:
+    tree = parse(replace(spec(uniform()), nested=True))
+    assert {f.get("name"): f.get("policy") for f in tree.iter("feature")}["svm"] == "require"
+
+
+def test_binding_to_a_host() -> None:
+    tree = parse(replace(spec(uniform(2), "kvm"), binding=HostBinding((0, 2), (5, 9)), huge_pages=True))
+    assert [(p.get("vcpu"), p.get("cpuset")) for p in tree.iter("vcpupin")] == [("0", "5"), ("1", "9")]
+    assert [(n.get("cellid"), n.get("mode"), n.get("nodeset")) for n in tree.iter("memnode")] == [
+        ("0", "strict", "0"),
+        ("1", "strict", "2"),
+    ]
+    assert tree.find("memoryBacking/hugepages") is not None
