@@ -179,14 +179,18 @@ def judge(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
     A difference is claimed only when the 95 % interval excludes "none", the rank test agrees after Holm's
     correction over all comparisons given here, and no A/A run is known to wander as far by itself. Samples without
-    any spread (exact counts) need neither test.
+    any spread (exact counts) need no test, and do not count among those that were made.
     """
-    adjusted = statistics.holm([each.test.p for each in comparisons])
+    adjusted = statistics.holm([None if _exact(each) else each.test.p for each in comparisons])
     judged = []
     for each, p in zip(comparisons, adjusted, strict=True):
         finding, verdict = _verdict(each, p)
         judged.append(replace(each, p_adjusted=p, finding=finding, verdict=verdict))
     return judged
+
+
+def _exact(comparison: Comparison) -> bool:
+    return comparison.difference.method == statistics.NO_SPREAD
 
 
 def floor_of(comparison: Comparison) -> Floor | None:

@@ -12,9 +12,10 @@ import pandas as pd
 from analysis import frames
 from analysis.placement import Placement, placements
 from numalab.errors import ExperimentError, UserError
-from numalab.results import CorruptResultError, Json, load_experiment, load_results
+from numalab.results import CorruptResultError, Json, load_experiment, load_results, succeeded
 
 #: The policy label of the A/A repetition of the baseline (`placebo = true` in an experiment file).
+__all__ = ["AXES", "PLACEBO", "Dataset", "load", "succeeded"]
 PLACEBO = "placebo"
 AXES = frames.POINT
 
@@ -58,16 +59,22 @@ class Dataset:
     def axis(self, axis: str) -> list[str]:
         """Return the values of an axis that have results, in the experiment's order, others after them."""
         present = list(dict.fromkeys(str(result["cell"][axis]) for result in self.results))
-        planned = list(self._spec("matrix").get(axis, []))
+        planned = list((self.spec("matrix") or {}).get(axis, []))
         return [v for v in planned if v in present] + sorted(v for v in present if v not in planned)
 
     def baseline(self, axis: str) -> str:
         """Return what the others are compared with along `axis`: the experiment's choice, else the first."""
-        return str(self._spec("baseline").get(axis) or self.axis(axis)[0])
+        return str((self.spec("baseline") or {}).get(axis) or self.axis(axis)[0])
 
-    def _spec(self, key: str) -> dict[str, Any]:
-        value = (self.experiment or {}).get(key)  # None or absent in a file that says less
-        return value if isinstance(value, dict) else {}
+    @property
+    def waiting(self) -> int:
+        """How many planned cells have no good result yet."""
+        planned = set((self.experiment or {}).get("order", []))
+        return len(planned - {result["cell"]["id"] for result in self.results})
+
+    def spec(self, key: str) -> Any:
+        """Return a part of the resolved experiment file, None when it is not known."""
+        return ((self.experiment or {}).get("spec") or {}).get(key)
 
 
 def load(directory: Path) -> Dataset:

@@ -15,7 +15,7 @@ from numalab.results import Json, succeeded
 
 #: What names a point of the matrix; rows that agree in these are repeats of one another.
 POINT = ("kernel", "topology", "workload", "policy")
-_TEXT = ("cell", "experiment", *POINT, "started", "outcome", "source", "metric", "unit", "kind", "settings")
+_TEXT = ("cell", "experiment", *POINT, "started", "outcome", "source", "metric", "unit", "kind")
 COLUMNS = (
     "cell",
     "experiment",
@@ -29,7 +29,6 @@ COLUMNS = (
     "unit",
     "kind",
     "value",
-    "settings",
 )
 
 
@@ -43,9 +42,9 @@ def values(results: Iterable[Json]) -> pd.DataFrame:
     """Return every value of every result, one a row, in the columns of `COLUMNS`.
 
     `source` says where the value stands in the result file: "workload" (the program's own samples), "vmstat",
-    "numastat", "perf" (counter deltas), "placement" (from snapshots). Counters are named "vmstat:pgfault".
-    `ok` is False for values of a cell that did not end well. `settings` is what the cell's workload and
-    topology were told, as JSON.
+    "numastat", "perf" (counters over the whole run), "measured" (those of the measured phase alone), "placement" (from
+    snapshots). Counters are named like "vmstat:pgfault" or "measured:vmstat:pgfault". `ok` is False for values
+    of a cell that did not end well.
     """
     rows = [row for result in results for row in _rows(result)]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
@@ -55,10 +54,14 @@ def values(results: Iterable[Json]) -> pd.DataFrame:
 
 
 def outcomes(results: Iterable[Json]) -> pd.DataFrame:
-    """Return one row per cell: how it ended, and how long it took on the host."""
+    """Return one row per cell: how it ended, and how many seconds of host time it took.
+
+    `settings` is what its workload and topology were told, as JSON.
+    """
     rows = [
         {
             **_cell(result),
+            "settings": json.dumps(_settings(result["cell"]["params"]), sort_keys=True),
             "outcome": result["outcome"]["type"],
             "status": result["outcome"].get("status"),
             "signal": result["outcome"].get("signal"),
@@ -82,7 +85,6 @@ def _cell(result: Json) -> Json:
         **{key: cell[key] for key in POINT},
         "repeat": cell["repeat"],
         "started": result["started"],
-        "settings": json.dumps(_settings(cell["params"]), sort_keys=True),
     }
 
 
@@ -101,23 +103,22 @@ def _rows(result: Json) -> Iterator[Json]:
     for sample in result["samples"]:
         yield row("workload", sample["metric"], sample.get("unit"), sample.get("kind"), sample.get("value"))
     machine_kind = kind_of_machine(result)
-    for group, name, value in _flat(result["counters"]):
-        yield row(group, f"{group}:{name}", None, machine_kind, value)
+    counters = dict(result["counters"])
+    counted = counters.pop("kind", None) or machine_kind
+    for name, value in _flat(counters):
+        yield row(name.partition(":")[0], name, None, counted, value)
     for placement in placements(result, machine_kind):
         for metric, unit, value in placement_metrics(placement):
             yield row("placement", f"{placement.mark}:{metric}", unit, placement.kind, value)
 
 
-def _flat(counters: Json) -> Iterator[tuple[str, str, Any]]:
-    """Counters by group and name; a group may hold one level more (node by node)."""
-    for group, values_of_group in counters.items():
-        if not isinstance(values_of_group, dict):
-            continue
-        for name, value in values_of_group.items():
-            if isinstance(value, dict):
-                yield from ((group, f"{name}:{inner}", each) for inner, each in value.items())
-            else:
-                yield group, name, value
+def _flat(counters: Json, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Counters by full name, "group:name" or "group:node:name"; a group that was not read (None) has none."""
+    for name, value in counters.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}:")
+        elif prefix:
+            yield f"{prefix}{name}", value
 
 
 def placement_metrics(placement: Placement) -> Iterator[tuple[str, str, float]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 import pandas as pd
 
@@ -12,12 +13,13 @@ from analysis import comparison
 from analysis.comparison import Comparison, Floor, Side
 from analysis.dataset import PLACEBO, Dataset
 from analysis.frames import POINT
-from analysis.statistics import clean
+from analysis.statistics import Interval, clean, geomean_ratio_interval
 from numalab.errors import UserError, nearest
 from numalab.kinds import Kind
 
-#: What is compared when nobody names a metric; counters are asked for by name, e.g. "vmstat:numa_*".
-DEFAULT_SOURCES = ("workload", "placement")
+#: What is compared when nobody names a metric, beside the workloads' own; the rest is asked for by
+#: name, e.g. "vmstat:numa_*".
+DEFAULT_PLACEMENT = ("*:table_pages", "*:remote_share:*")
 _METRIC = ["source", "metric", "unit"]
 
 Floors = dict[tuple[str, str, str, str], Floor]
@@ -66,6 +68,54 @@ def along(
     return comparison.judge(with_floors(found, noise_floors(data)))
 
 
+@dataclass(frozen=True)
+class Overall:
+    """The geometric mean of the ratios of several workloads: one side, one metric.
+
+    Attributes:
+        name: the side that is compared with the baseline.
+        point: what the comparisons share beside the workload.
+        workloads: which ones.
+    """
+
+    name: str
+    metric: str
+    kind: Kind
+    point: dict[str, str]
+    workloads: tuple[str, ...]
+    ratio: Interval
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "b": self.name,
+            "metric": self.metric,
+            "kind": self.kind,
+            "point": self.point,
+            "workloads": list(self.workloads),
+            "geometric_mean_ratio": self.ratio.to_json(),
+        }
+
+
+def overall(comparisons: Iterable[Comparison]) -> list[Overall]:
+    """Return geometric means over workloads, where two or more have ratios of the same metric."""
+    groups: dict[tuple[str, ...], list[Comparison]] = {}
+    for each in comparisons:
+        if each.kind is not None and each.ratio.estimate and each.unit != "share":
+            rest = [value for axis, value in each.point.items() if axis != "workload"]
+            groups.setdefault((each.b.name, each.metric, each.kind, *rest), []).append(each)
+    found = []
+    for members in groups.values():
+        first = members[0]
+        if len(members) < 2 or first.kind is None:
+            continue
+        ratio = geomean_ratio_interval([(each.a.values, each.b.values) for each in members])
+        point = {axis: value for axis, value in first.point.items() if axis != "workload"}
+        names = tuple(each.point.get("workload", "") for each in members)
+        found.append(Overall(first.b.name, first.metric, first.kind, point, names, ratio))
+    return found
+
+
 def noise_floors(data: Dataset) -> Floors:
     """Return the noise floors of the A/A repetition in `data`; empty when the experiment has none."""
     baseline = data.baseline("policy")
@@ -77,24 +127,25 @@ def noise_floors(data: Dataset) -> Floors:
     for each in _pairs(sides[0], sides[1], ["kernel", "topology", "workload"]):
         floor = comparison.floor_of(each)
         if floor is not None:
-            floors[_floor_key(each, each.metric)] = floor
+            floors[_floor_key(each)] = floor
     return floors
 
 
 def with_floors(comparisons: Iterable[Comparison], floors: Floors) -> list[Comparison]:
     """Return the comparisons with the noise floor of the same workload, topology and metric."""
-    return [replace(each, floor=floors.get(_floor_key(each, each.metric))) for each in comparisons]
+    return [replace(each, floor=floors.get(_floor_key(each))) for each in comparisons]
 
 
-def _floor_key(each: Comparison, metric: str) -> tuple[str, str, str, str]:
-    return (each.point.get("workload", ""), each.point.get("topology", ""), each.source, metric)
+def _floor_key(each: Comparison) -> tuple[str, str, str, str]:
+    return (each.point.get("workload", ""), each.point.get("topology", ""), each.source, each.metric)
 
 
 def _chosen(values: pd.DataFrame, metrics: Sequence[str]) -> set[str]:
     known = sorted(set(values["metric"].dropna()))
     if not metrics:
-        default = values["source"].isin(DEFAULT_SOURCES) & (values["kind"] != Kind.EMULATION_TIME).fillna(True)
-        return set(values.loc[default, "metric"])
+        own = (values["source"] == "workload") & (values["kind"] != Kind.EMULATION_TIME).fillna(True)
+        placed = {name for name in known for pattern in DEFAULT_PLACEMENT if fnmatchcase(name, pattern)}
+        return set(values.loc[own, "metric"]) | placed
     wanted: set[str] = set()
     for pattern in metrics:
         matching = {name for name in known if fnmatchcase(name, pattern)}
@@ -152,5 +203,5 @@ def _side(name: str, data: Dataset, point: Mapping[str, str], rows: pd.DataFrame
         missing=int(good["value"].isna().sum()),
         failed=int((~here["ok"].astype(bool)).sum()),
         started=tuple(sorted(set(good["started"]))),
-        settings=frozenset(good["settings"]),
+        settings=frozenset(here.loc[here["cell"].isin(set(good["cell"])), "settings"]),
     )

@@ -31,6 +31,9 @@ CELLS = "cells"
 #: did not take, a snapshot that could not be made).
 OUTCOMES = ("exit", "signal", "panic", "hang", "boot-failure", "qemu-died", "timeout", "no-result", "error")
 
+#: Ends at which the machine was lost.
+LOST = ("panic", "hang", "boot-failure", "qemu-died")
+
 #: Reads schema n, returns schema n + 1. Empty until there is a second schema.
 UPGRADERS: dict[int, Callable[[Json], Json]] = {}
 

@@ -76,7 +76,8 @@ def build_id(elf: bytes | Path) -> str:
             for section in ELFFile(stream).iter_sections():
                 if isinstance(section, NoteSection):
                     for note in section.iter_notes():
-                        if note["n_type"] == "NT_GNU_BUILD_ID":
+                        # Other owners (Xen) number their notes alike.
+                        if note["n_name"] == "GNU" and note["n_type"] == "NT_GNU_BUILD_ID":
                             return str(note["n_desc"])
         except ELFError:
             return ""

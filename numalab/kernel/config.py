@@ -36,9 +36,7 @@ def parse_dotconfig(text: str) -> dict[str, str]:
 def put(text: str, settings: Mapping[str, Setting]) -> str:
     """Return the `.config` `text` with `settings` in the place of what it says about their symbols."""
     name = re.compile(r"(?:# )?(CONFIG_\w+)(?:=| is not set)")
-    kept = [
-        line for line in text.splitlines() if not ((found := name.match(line)) and found[1] in settings)
-    ]
+    kept = [line for line in text.splitlines() if not ((found := name.match(line)) and found[1] in settings)]
     return "\n".join([*kept, *(setting.text for setting in settings.values())]) + "\n"
 
 
@@ -59,9 +57,7 @@ def configure(src: Path, out: Path, settings: Mapping[str, Setting], *, log: Pat
     out.mkdir(parents=True, exist_ok=True)
 
     def step(target: str) -> None:
-        make.run(
-            make.command(src, out, [target]), what=f"make {target}", log=log, env=env, strip=str(src)
-        )
+        make.run(make.command(src, out, [target]), what=f"make {target}", log=log, env=env, strip=str(src))
 
     step("tinyconfig")
     dotconfig = out / ".config"
@@ -110,6 +106,16 @@ def explain(src: Path, setting: Setting) -> str:
     files = [file for file in done.stdout.split() if not re.match(r"\./arch/(?!x86/|Kconfig)", file)]
     if not files:
         return "this source has no such symbol"
+    if setting.value == "n":
+        done = tools.run(
+            ["grep", "-rnE", "--include=Kconfig*", rf"^[[:space:]]+select {bare}( |$)", "."],
+            purpose="looking through Kconfig",
+            cwd=src,
+            check=False,
+        )
+        selects = [line.split(":")[:2] for line in done.stdout.splitlines()]
+        there = ", ".join(f"{file[2:]}:{line}" for file, line in selects[:4])
+        return f"selected at {there}" if there else f"on by default ({files[0][2:]})"
     needs: list[str] = []
     hidden = False
     for file in files[:2]:

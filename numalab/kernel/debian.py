@@ -84,9 +84,7 @@ def unpack(deb: Path, into: Path, members: Sequence[str] = ()) -> None:
     pick = ["--wildcards", *members] if members else []
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(
-            subprocess.Popen(
-                ["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
+            subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         )
         tar = ["tar", "-x", "--no-same-owner", "-C", str(into), "-f", "-", *pick]
         done = subprocess.run(tar, stdin=source.stdout, capture_output=True, text=True, check=False)

@@ -59,9 +59,7 @@ def files_of(directory: Path) -> list[str]:
 
     def ask(git_dir: Path, *words: str) -> None:
         git = ["git", f"--git-dir={git_dir}", f"--work-tree={directory}"]
-        done = tools.run(
-            [*git, "ls-files", "-z", *words], purpose=f"listing {directory}", cwd=directory, env=alone
-        )
+        done = tools.run([*git, "ls-files", "-z", *words], purpose=f"listing {directory}", cwd=directory, env=alone)
         names.update(done.stdout.split("\0"))
 
     with tempfile.TemporaryDirectory(prefix="numalab-git-") as empty:

@@ -124,9 +124,7 @@ def changes(text: str) -> list[FileChange]:
     """
     lines = text.splitlines()
     starts = list(_sections(lines))
-    return [
-        _section(lines[start:end]) for start, end in zip(starts, [*starts[1:], len(lines)], strict=True)
-    ]
+    return [_section(lines[start:end]) for start, end in zip(starts, [*starts[1:], len(lines)], strict=True)]
 
 
 def _sections(lines: list[str]) -> Iterator[int]:

@@ -19,6 +19,7 @@ from numalab.kernel.tree import Source, Tree, load, sha256_file, version_of
 from numalab.paths import PATCHES, cache_dir, write_json
 
 DEBIAN = "debian"
+_MEMO = "debian.json"
 
 _DECOMPRESSORS = {".xz": "xz", ".gz": "gzip", ".tgz": "gzip", ".bz2": "bzip2", ".zst": "zstd"}
 
@@ -95,17 +96,27 @@ def pristine(tree: Tree) -> Original:
     return original
 
 
+def remembered(base: Base) -> Source | None:
+    """Return what Debian's source turned out to be when `base` was last asked for; looks at no tree.
+
+    It is taken as long as `base` asks for the same: a newer package in the archive is no reason to
+    change kernels between two experiments.
+    """
+    memo = cache_dir("trees") / _MEMO
+    if not memo.is_file():
+        return None
+    kept = json.loads(memo.read_text())
+    return Source.from_json(kept["source"]) if kept["wanted"] == [base.package, base.package_version] else None
+
+
 def _debian(base: Base, progress: Progress) -> Tree:
-    memo = cache_dir("trees") / "debian.json"
     with locks.exclusive("trees", on_wait=progress.note):
-        if memo.is_file():
-            kept = json.loads(memo.read_text())
-            if kept["wanted"] == [base.package, base.package_version]:
-                tree = load(cache_dir("trees") / kept["id"])
-                if tree is not None:
-                    return tree
-        tree = _fetch(base, progress)
-        write_json(memo, {"wanted": [base.package, base.package_version], "id": tree.source.id})
+        known = remembered(base)
+        tree = load(cache_dir("trees") / known.id) if known else None
+        if tree is None:
+            tree = _fetch(base, progress)
+            wanted = [base.package, base.package_version]
+            write_json(cache_dir("trees") / _MEMO, {"wanted": wanted, "source": tree.source.to_json()})
         return tree
 
 
@@ -150,9 +161,7 @@ def _tarball_in(deb: Path, temporary: Path) -> Path:
     return found[0]
 
 
-def _unpacked(
-    tarball: Path, digest: str, origin: str, package: str, temporary: Path, progress: Progress
-) -> Tree:
+def _unpacked(tarball: Path, digest: str, origin: str, package: str, temporary: Path, progress: Progress) -> Tree:
     """Return the tree of a tarball, unpacking it unless the cache has it; atomic: all or nothing."""
     source = Source(digest[:16], DEBIAN if package else "tarball", "", digest, origin, package)
     root = cache_dir("trees") / source.id

@@ -117,7 +117,5 @@ def clean_environment() -> dict[str, str]:
     runs numalab) would change the kernel or its number of jobs without a trace.
     """
     keep = {"HOME", "PATH", "TMPDIR", "USER", "LOGNAME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"}
-    kept = {
-        name: value for name, value in os.environ.items() if name in keep or name.startswith("CCACHE_")
-    }
+    kept = {name: value for name, value in os.environ.items() if name in keep or name.startswith("CCACHE_")}
     return {**kept, "LC_ALL": "C"}

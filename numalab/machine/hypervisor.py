@@ -76,10 +76,11 @@ def home() -> Path:
         if _state.get("pid") != os.getpid():
             _state.pop("home", None)
         if "home" not in _state:
-            sweep()
-            path = runtime_dir("m", uuid.uuid4().hex[:8])
-            handle = (path / "lock").open("w")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            with _alone():
+                _sweep()
+                path = runtime_dir("m", uuid.uuid4().hex[:8])
+                handle = (path / "lock").open("w")
+                fcntl.flock(handle, fcntl.LOCK_EX)
             _state.update(home=path, lock=handle, pid=os.getpid())
             atexit.register(_leave, path, os.getpid())
         result: Path = _state["home"]
@@ -123,27 +124,30 @@ def connect(uri: str = "embed") -> Any:
 
 def sweep() -> list[Path]:
     """Kill machines whose numalab is gone and remove what it left; return the directories removed."""
-    removed = []
-    for path in sorted(runtime_dir("m").iterdir()):
-        with _abandoned(path) as free:
-            if free:
-                _kill_machines(path)
-                shutil.rmtree(path, ignore_errors=True)
-                removed.append(path)
-    return removed
+    with _alone():
+        return _sweep()
 
 
 @contextlib.contextmanager
-def _abandoned(path: Path) -> Iterator[bool]:
-    """Whether nobody holds the lock of a machine directory; ours while the context lasts."""
-    try:
+def _alone() -> Iterator[None]:
+    """Keep other numalabs from making or sweeping directories: one that is made is not locked at once."""
+    with (runtime_dir() / "lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _sweep() -> list[Path]:
+    removed = []
+    for path in sorted(runtime_dir("m").iterdir()):
         with (path / "lock").open("a") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield True
-    except BlockingIOError:
-        yield False
-    except FileNotFoundError:
-        yield False
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            _kill_machines(path)
+            shutil.rmtree(path, ignore_errors=True)
+            removed.append(path)
+    return removed
 
 
 def _kill_machines(path: Path) -> None:

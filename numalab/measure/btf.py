@@ -177,8 +177,14 @@ class Btf:
         return [type_id for type_id in named if self.kinds[type_id] in kinds]
 
     def _string_offsets(self, name: str) -> list[int]:
-        """All offsets at which the string section reads `name` (strings may share their tails)."""
-        wanted, found, at = name.encode() + b"\0", [], -1
+        """Offset at which the string section has `name`; where it has only its tail, all such offsets.
+
+        Producers store each string once; one that lets strings share tails stores no second whole one.
+        """
+        wanted, found = name.encode() + b"\0", []
+        if name and (at := self._strings.find(b"\0" + wanted)) >= 0:
+            return [at + 1]
+        at = -1
         while name and (at := self._strings.find(wanted, at + 1)) >= 0:
             found.append(at)
         return found

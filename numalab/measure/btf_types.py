@@ -75,9 +75,7 @@ class BtfTypes:
         """Drop all types made so far; they hold the program, and the program holds this finder."""
         self._made.clear()
 
-    def find_type(
-        self, prog: Program, kinds: AbstractSet[TypeKind], name: str, filename: str | None
-    ) -> Type | None:
+    def find_type(self, prog: Program, kinds: AbstractSet[TypeKind], name: str, filename: str | None) -> Type | None:
         """Type finder (see `drgn.Program.register_type_finder`); `filename` is not known to BTF."""
         if filename:
             return None
@@ -90,9 +88,7 @@ class BtfTypes:
                 return made
         return None
 
-    def find_object(
-        self, prog: Program, name: str, flags: FindObjectFlags, filename: str | None
-    ) -> Object | None:
+    def find_object(self, prog: Program, name: str, flags: FindObjectFlags, filename: str | None) -> Object | None:
         """Object finder (see `drgn.Program.register_object_finder`)."""
         if filename:
             return None

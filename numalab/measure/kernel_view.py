@@ -146,8 +146,8 @@ def deposited(guest: Guest, process: Process, tables: Tables) -> NDArray[np.int6
     (`pgtable_trans_huge_deposit()`), or the mm where PMD locks are not split.
     """
     prog = guest.prog
-    page = prog.type("struct page")
-    link = drgn.offsetof(page, "lru")
+    size = int(guest.vmcoreinfo["SIZE(page)"])
+    link = int(guest.vmcoreinfo["OFFSET(page.lru)"])
     rows = (tables.level == 2) & (tables.leaves.sum(axis=1) > 0)
     try:
         heads = [process.mm.member_("pmd_huge_pte").value_()] if rows.any() else []
@@ -162,4 +162,5 @@ def deposited(guest: Guest, process: Process, tables: Tables) -> NDArray[np.int6
             at = prog.read_u64(at + link) - link
             if at == head:
                 break
-    return (np.array(found, np.uint64) - np.uint64(_page_address(guest, 0))).view(np.int64) // page.size
+    first = _page_address(guest, 0)
+    return np.array([(address - first) // size for address in found], np.int64)

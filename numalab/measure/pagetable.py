@@ -86,6 +86,19 @@ class Tables:
         return replace(self, root=self.root - np.int32(first))
 
 
+def no_tables(columns: int) -> Tables:
+    """A table of no pages."""
+    return Tables(
+        np.empty(0, np.int32),
+        np.empty(0, np.int8),
+        np.empty(0, np.int64),
+        np.empty(0, np.uint64),
+        np.empty(0, np.int32),
+        np.empty(0, np.int32),
+        np.empty((0, columns), np.int32),
+    )
+
+
 def frames_of(entries: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Frame numbers in non-zero entries.
 
@@ -174,9 +187,7 @@ def _pointers(entries: NDArray[np.uint64], level: int, first_row: int) -> _Below
 
 def _children(
     below: list[_Below], level: int, above: Tables, first_row: int
-) -> tuple[
-    NDArray[np.int64], NDArray[np.int32], NDArray[np.uint64], NDArray[np.int32], NDArray[np.int32]
-]:
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint64], NDArray[np.int32], NDArray[np.int32]]:
     """Rows of the next lower level: (frame, root, va, parent, refs), one per page and tree."""
     row = np.concatenate([each.row for each in below]) if below else np.empty(0, np.int64)
     index = np.concatenate([each.index for each in below]) if below else np.empty(0, np.int64)
@@ -196,9 +207,7 @@ def _children(
     return frame[first], tree[first], va, (row[first] + first_row).astype(np.int32), refs
 
 
-def _count_leaves(
-    entries: NDArray[np.uint64], level: int, nodes: NodeMap, huge_zero_frame: int
-) -> NDArray[np.int32]:
+def _count_leaves(entries: NDArray[np.uint64], level: int, nodes: NodeMap, huge_zero_frame: int) -> NDArray[np.int32]:
     """Leaf entries of each page by column of the data page: int32 [pages, columns]."""
     # Level 1: present, or made inaccessible (PROT_NONE, NUMA hints). Above: the huge bit, which no
     # swap or migration entry has, decides; pmd_present() holds even while a split clears the others.

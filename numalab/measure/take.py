@@ -29,7 +29,7 @@ class Observable(Protocol):
 
     @property
     def accel(self) -> str:
-        """"kvm" or "tcg"."""
+        """ "kvm" or "tcg"."""
 
     def paused(self) -> AbstractContextManager[object]:
         """All CPUs stand still inside."""
@@ -98,9 +98,7 @@ def take(
         )
 
 
-def _placements(
-    guest: Guest, nodes: NodeMap, found: list[kernel_view.Process]
-) -> tuple[ProcessPlacement, ...]:
+def _placements(guest: Guest, nodes: NodeMap, found: list[kernel_view.Process]) -> tuple[ProcessPlacement, ...]:
     """Walk all trees of all processes together, then part them again."""
     roots = [kernel_view.roots(process, nodes.nodes) for process in found]
     owner = np.repeat(np.arange(len(found)), [len(each) for each in roots])

@@ -22,7 +22,6 @@ from numalab.run.lab import Lab
 from numalab.run.machines import Live, Pool
 from numalab.run.plan import Cell
 from numalab.run.policy import Setting, applied
-from numalab.run.store import disk_full
 from numalab.run.values import counter_kind, sample_to_json
 
 #: The kernel keeps this many bytes of a program's name (TASK_COMM_LEN - 1).
@@ -163,7 +162,9 @@ class _Attempt:
         if mark.name in self.context.snapshots:
             try:
                 self._snapshot(mark.name, machine)
-            except (ExperimentError, MissingError) as error:
+            except MachineLostError:
+                raise
+            except NumalabError as error:
                 self.broken = error
                 self.placement.append({"mark": mark.name, "file": None, "summary": None})
         if mark.name == "ready":
@@ -172,10 +173,9 @@ class _Attempt:
     def _snapshot(self, mark: str, machine: Any) -> None:
         # Under a wrapper the process that was started is not the program: go by name.
         program = self.cell.params["workload"]["program"][:_COMM]
-        snapshot = self.context.lab.take_snapshot(machine, [program], f"{self.cell.point} at {mark}")
         name = f"snapshot-{mark}.npz"
-        snapshot.save(self.directory / name)
-        self.placement.append({"mark": mark, "file": name, "summary": snapshot.to_json()})
+        summary = self.context.lab.snapshot(machine, [program], mark, self.directory / name)
+        self.placement.append({"mark": mark, "file": name, "summary": summary})
 
     def lost(self, error: MachineLostError) -> None:
         """Note how the machine was lost."""
@@ -268,6 +268,3 @@ def clipped(data: bytes, limit: int = LOG_BYTES) -> bytes:
         return data
     half = limit // 2
     return data[:half] + f"\n[numalab: {len(data) - 2 * half} bytes left out]\n".encode() + data[-half:]
-
-
-__all__ = ["Context", "clipped", "disk_full", "run"]

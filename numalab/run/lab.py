@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -62,16 +63,6 @@ class MachineLike(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """What this machine is, for provenance."""
-
-
-class SnapshotLike(Protocol):
-    """Where page tables lie at one moment (numalab.measure.placement.Snapshot)."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The summary."""
-
-    def save(self, path: Path) -> None:
-        """Write the archive."""
 
 
 class SampleLike(Protocol):
@@ -131,7 +122,8 @@ class Lab:
         workload: name → entry of the catalogue.
         programs: the static programs of the workloads, guest name → host file.
         open_machine: boots on entry, destroys on exit; the path is the directory of its logs.
-        take_snapshot: (machine, process names, label) → where their page tables lie.
+        snapshot: (machine, process names, label, archive) → where their page tables lie: writes the
+            archive, returns the summary.
         host_memory: bytes of memory this host has in all.
         free_memory: bytes of memory it could give to a new machine.
     """
@@ -143,7 +135,7 @@ class Lab:
     workload: Callable[[str], WorkloadLike]
     programs: Callable[[], Mapping[str, Path]]
     open_machine: Callable[[MachineRequest, Path], AbstractContextManager[Any]]
-    take_snapshot: Callable[[Any, Sequence[str], str], SnapshotLike]
+    snapshot: Callable[[Any, Sequence[str], str, Path], dict[str, Any]]
     host_memory: Callable[[], int]
     free_memory: Callable[[], int]
 
@@ -158,7 +150,7 @@ def default_lab() -> Lab:
         workload=_workload,
         programs=_programs,
         open_machine=_open_machine,
-        take_snapshot=_take_snapshot,
+        snapshot=_snapshot,
         host_memory=host_memory,
         free_memory=_free_memory,
     )
@@ -190,12 +182,13 @@ def _programs() -> Mapping[str, Path]:
     return binaries()
 
 
-def _open_machine(request: MachineRequest, log_dir: Path) -> AbstractContextManager[Any]:
+@contextmanager
+def _open_machine(request: MachineRequest, log_dir: Path) -> Iterator[Any]:
     from numalab.machine import accel
     from numalab.machine.session import Machine
 
     chosen = accel.choose(request.accel)
-    return Machine(
+    machine = Machine(
         request.kernel,
         request.topology,
         accel=chosen,
@@ -209,16 +202,31 @@ def _open_machine(request: MachineRequest, log_dir: Path) -> AbstractContextMana
         log_dir=log_dir,
         boot_timeout=request.boot_timeout,
     )
+    with machine:
+        try:
+            yield machine
+        finally:
+            _detach(machine)
+
+
+def _detach(machine: Any) -> None:
+    """Close the observer's connection, if a snapshot has made one (and only then import it)."""
+    if "numalab.measure.take" in sys.modules:
+        from numalab.measure.placement import detach
+
+        detach(machine)
 
 
 def _has_perf() -> bool:
     return any(Path(top, "perf").exists() for top in ("/usr/bin", "/usr/sbin"))
 
 
-def _take_snapshot(machine: Any, names: Sequence[str], label: str) -> SnapshotLike:
-    from numalab.measure.placement import take
+def _snapshot(machine: Any, names: Sequence[str], label: str, archive: Path) -> dict[str, Any]:
+    from numalab.measure.placement import save, take
 
-    return take(machine, names=list(names), label=label)
+    snapshot = take(machine, names=list(names), label=label)
+    save(snapshot, archive)
+    return snapshot.to_json()
 
 
 def _free_memory() -> int:

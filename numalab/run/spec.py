@@ -60,7 +60,7 @@ class Exclude:
 
     def matches(self, point: Mapping[str, str]) -> bool:
         """Whether the point with these axis values is left out."""
-        return all(point[axis] in wanted for axis, wanted in self.values.items())
+        return bool(self.values) and all(point[axis] in wanted for axis, wanted in self.values.items())
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,7 @@ def _exclude(table: Table, axes: Mapping[str, tuple[str, ...]]) -> Exclude:
             if word not in axes[axis]:
                 near = nearest(word, axes[axis])
                 table.problems.add(table.path(axis), f"{word!r} is not in matrix.{axis}{near}")
-    if not table.value:
+    if not values:
         table.problems.add(table.key, f"must name at least one of {', '.join(AXES)}")
     table.get("because", str, "")  # a word to the reader
     table.close()

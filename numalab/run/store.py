@@ -39,6 +39,7 @@ _LOCK = ".lock"
 _PARTIAL = ".partial-"
 _MACHINES = ".machines"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class DiskFullError(ExperimentError):
@@ -86,7 +87,7 @@ class Store:
             DiskFullError: the disk ran full meanwhile.
         """
         partial = self.cells / f"{_PARTIAL}{cell_id}"
-        with full_disk_explained(self.directory):
+        with write_errors_explained(self.directory):
             try:
                 partial.mkdir(parents=True)
                 yield partial
@@ -100,12 +101,17 @@ class Store:
         return partial.rename(self.cells / cell_id)
 
     def experiment(self) -> Json | None:
-        """Return experiment.json as it stands, None when this is a new directory."""
-        return load_experiment(self.directory) if (self.directory / EXPERIMENT_FILE).exists() else None
+        """Return experiment.json as it stands, None when there is none that can be read."""
+        if not (self.directory / EXPERIMENT_FILE).exists():
+            return None
+        try:
+            return load_experiment(self.directory)
+        except CorruptResultError:
+            return None  # everything in it is written anew from the experiment and the cells
 
     def write_experiment(self, value: Json) -> None:
         """Write experiment.json."""
-        with full_disk_explained(self.directory):
+        with write_errors_explained(self.directory):
             write_json(
                 self.directory / EXPERIMENT_FILE,
                 {"schema": EXPERIMENT_SCHEMA, "kind": EXPERIMENT_KIND, **value},
@@ -132,7 +138,7 @@ def opened(directory: Path) -> Iterator[Store]:
     known = (EXPERIMENT_FILE, CELLS, _LOCK)
     if directory.is_dir() and any(directory.iterdir()) and not any((directory / name).exists() for name in known):
         raise UserError(f"{directory}: not empty, and no result directory", remedy="name another with --out")
-    with full_disk_explained(directory):
+    with write_errors_explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
         handle = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -143,7 +149,7 @@ def opened(directory: Path) -> Iterator[Store]:
             raise UserError(
                 f"{directory}: another run (process {holder}) writes here", remedy="wait for it, or use another --out"
             ) from None
-        with full_disk_explained(directory):
+        with write_errors_explained(directory):
             os.ftruncate(handle, 0)
             os.pwrite(handle, str(os.getpid()).encode(), 0)
         store = Store(directory)
@@ -157,17 +163,22 @@ def opened(directory: Path) -> Iterator[Store]:
 
 
 @contextlib.contextmanager
-def full_disk_explained(directory: Path) -> Iterator[None]:
-    """Turn "no space left on device" inside the block into a DiskFullError that says what to do."""
+def write_errors_explained(directory: Path) -> Iterator[None]:
+    """Turn "no space left on device" and "permission denied" inside the block into errors that say what to do."""
     try:
         yield
     except OSError as error:
-        if not disk_full(error):
-            raise
-        raise DiskFullError(
-            f"the disk is full: {error.filename or directory}: {error.strerror}; finished cells are kept",
-            remedy="make room, then run the same command with --resume",
-        ) from error
+        where = error.filename or directory
+        if disk_full(error):
+            raise DiskFullError(
+                f"the disk is full: {where}: {error.strerror}; finished cells are kept",
+                remedy="make room, then run the same command with --resume",
+            ) from error
+        if error.errno in _FORBIDDEN and not isinstance(error, GuestFileError):
+            raise UserError(
+                f"{where}: {error.strerror}", remedy="name a directory you may write to with --out"
+            ) from error
+        raise
 
 
 def disk_full(error: BaseException) -> bool:

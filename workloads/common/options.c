@@ -12,6 +12,7 @@
 #include "fail.h"
 
 #define MAX_WORD 32
+#define HELP_COLUMN 28
 
 /* Edit distance of two words, at most MAX_WORD characters each. */
 static unsigned int distance(const char *a, const char *b)
@@ -169,8 +170,11 @@ static void print_rows(const struct option_row *row)
 
 	for (; row->name; row++) {
 		snprintf(left, sizeof(left), "--%s %s", row->name, row->words ? row->words : "");
-		printf(strlen(left) > 28 ? "  %s\n  %28s  %s\n" : "  %s%*s  %s\n", left,
-		       strlen(left) > 28 ? 28 : (int)(28 - strlen(left)), "", row->help);
+		/* The explanation of a long option goes to a line of its own. */
+		if (strlen(left) > HELP_COLUMN)
+			printf("  %s\n  %*s  %s\n", left, HELP_COLUMN, "", row->help);
+		else
+			printf("  %-*s  %s\n", HELP_COLUMN, left, row->help);
 	}
 }
 

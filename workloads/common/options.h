@@ -36,7 +36,7 @@ struct option_row {
 void options_parse(int argc, char **argv, const char *program, const char *summary, struct option_row *own,
 		   struct option_row *common);
 
-/* Number of a list of numbers and ranges, "0-3,8"; `what` names the option in messages. */
+/* Call `visit` for each number of a list such as "0-3,8"; `what` names the option in messages. */
 typedef void (*list_visitor)(uint64_t number, void *context);
 void list_parse(const char *what, const char *text, list_visitor visit, void *context);
 

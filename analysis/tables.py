@@ -1,0 +1,261 @@
+"""The tables of the report and of the terminal, as plain text cells; missing values are "NA"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import comparison, statistics
+from analysis.comparison import Comparison
+from analysis.dataset import Dataset
+from analysis.frames import POINT
+from analysis.placement import Group
+from analysis.selection import Overall
+from analysis.statistics import Interval
+from numalab.kinds import Kind
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+NA = "NA"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text.
+
+    Attributes:
+        title: with the kind of its numbers and n where it has any.
+        columns: headings.
+        rows: cells; every row as long as `columns`.
+        numbers: from this column on, cells are numbers (aligned right).
+        note: what a reader must know.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    numbers: int = 1
+    note: str = ""
+    breaks: frozenset[int] = field(default_factory=frozenset)
+
+    def to_rich(self) -> RichTable:
+        """Return it for the terminal."""
+        from rich.markup import escape
+        from rich.table import Table as Rich
+
+        made = Rich(title=escape(self.title), caption=escape(self.note) or None, title_justify="left", caption_justify="left")
+        for place, heading in enumerate(self.columns):
+            made.add_column(escape(heading), justify="right" if place >= self.numbers else "left", overflow="fold")
+        for number, row in enumerate(self.rows):
+            made.add_row(*(escape(cell) for cell in row), end_section=number + 1 in self.breaks)
+        return made
+
+
+def value_text(value: float | None, unit: str = "") -> str:
+    """Return a value with about four significant digits; a share in per cent; "NA" when missing."""
+    if value is None or pd.isna(value):
+        return NA
+    if unit == "share":
+        return f"{value:.1%}"
+    if value == 0 or 1 <= abs(value) < 1e6:
+        text = f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.4g}"
+    else:
+        text = f"{value:.4g}"
+    return f"{text} {unit}".rstrip()
+
+
+def interval_text(interval: Interval, unit: str = "") -> str:
+    """Return the bounds in brackets, "none" for samples without spread, "NA" when there are none."""
+    if interval.method == statistics.NO_SPREAD:
+        return "no spread"
+    if interval.low is None or interval.high is None:
+        return NA
+    return f"[{value_text(interval.low, unit)}, {value_text(interval.high, unit)}]"
+
+
+def kinds_text(kinds: Iterable[Kind | None]) -> str:
+    """Return the labels of the kinds, each once."""
+    return " / ".join(dict.fromkeys(kind.label if kind else "kind not recorded" for kind in kinds))
+
+
+def count_range(counts: Iterable[int]) -> str:
+    """Return "n = 3" or "n = 2 to 3"."""
+    seen = sorted(set(counts))
+    return f"n = {seen[0]}" if len(seen) == 1 else f"n = {seen[0]} to {seen[-1]}"
+
+
+def placement_table(groups: Sequence[Group], names: Sequence[str], *, title: str) -> Table:
+    """Return page-table pages per level × node and the remote share from each node, policy by policy.
+
+    Cells are medians over the repeats, with the range where repeats differ.
+    """
+    nodes = groups[0].first.nodes
+    rows: list[list[str]] = []
+    breaks = set()
+    for group, name in zip(groups, names, strict=True):
+        for level in reversed(range(group.first.levels)):
+            pages = group.pages[:, level, :]
+            head = name if level == group.first.levels - 1 else ""
+            cells = [_counts(pages[:, column]) for column in range(len(nodes))]
+            rows.append([head, group.first.level_names[level], *cells, _counts(pages.sum(axis=1))])
+        rows.append(["", "remote leaf entries", *(_shares(group.remote[:, c]) for c in range(len(nodes))), ""])
+        breaks.add(len(rows))
+    kinds = kinds_text(group.first.kind for group in groups)
+    return Table(
+        f"{title}: page-table pages per level and node, and the remote share of leaf entries as seen from each node "
+        f"({kinds}, {count_range(group.n for group in groups)})",
+        ["policy", "level", *(f"node {node}" for node in nodes), "all"],
+        rows,
+        numbers=2,
+        note="Medians over the runs; (smallest–largest) where runs differ.",
+        breaks=frozenset(breaks),
+    )
+
+
+def _counts(values: Any) -> str:
+    low, high = int(values.min()), int(values.max())
+    middle = f"{float(np.median(values)):,g}"
+    return middle if low == high else f"{middle} ({low:,}–{high:,})"
+
+
+def _shares(values: Any) -> str:
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return NA
+    middle = f"{np.median(known):.1%}"
+    return middle if np.ptp(known) < 5e-4 else f"{middle} ({known.min():.1%}–{known.max():.1%})"
+
+
+def metric_table(data: Dataset, rows: pd.DataFrame, *, title: str) -> Table:
+    """Return the median and its interval of every metric in `rows` (of `Dataset.values`), point by point."""
+    axes = [axis for axis in POINT if len(data.axis(axis)) > 1] or ["policy"]
+    good = rows[rows["ok"].fillna(False).astype(bool)]
+    found = []
+    for key, group in good.groupby(["metric", *axes, "unit", "kind"], dropna=False, sort=False):
+        metric, *point, unit, kind = key
+        unit = "" if pd.isna(unit) else str(unit)
+        values = statistics.clean([None if pd.isna(value) else float(value) for value in group["value"]])
+        middle = statistics.centre_interval(values)
+        missing = int(group["value"].isna().sum())
+        found.append(
+            [
+                str(metric),
+                *map(str, point),
+                value_text(middle.estimate, unit),
+                interval_text(middle, unit),
+                f"{len(values)}{f' (+{missing} NA)' if missing else ''}",
+                kinds_text([None if pd.isna(kind) else Kind(kind)]),
+            ]
+        )
+    order = {name: place for place, name in enumerate(dict.fromkeys(row[0] for row in found))}
+    found.sort(key=lambda row: order[row[0]])
+    return Table(
+        title,
+        ["metric", *axes, "median", "95 % interval", "n", "kind"],
+        found,
+        numbers=1 + len(axes),
+        note="Bootstrap intervals of the median (BCa from n = 10 on, expanded percentile below); NA is missing, never 0.",
+    )
+
+
+def wall_time_table(data: Dataset) -> Table | None:
+    """Return what was timed in emulation, plainly labelled; None when there is nothing of the kind."""
+    rows = data.values[(data.values["kind"] == Kind.EMULATION_TIME).fillna(False)]
+    if rows.empty:
+        return None
+    axes = [axis for axis in POINT if len(data.axis(axis)) > 1] or ["policy"]
+    found = []
+    for key, group in rows.groupby(["metric", *axes, "unit"], dropna=False, sort=False):
+        metric, *point, unit = key
+        values = group["value"].dropna().astype(float)
+        span = [value_text(v) for v in (values.min(), values.median(), values.max())] if len(values) else [NA] * 3
+        found.append([str(metric), *map(str, point), *span, "" if pd.isna(unit) else str(unit), str(len(values))])
+    return Table(
+        "Wall time of the emulation",
+        ["metric", *axes, "smallest", "median", "largest", "unit", "n"],
+        found,
+        numbers=1 + len(axes),
+        note="How fast the emulator ran on this host. These numbers are not the speed of the system under study "
+        "and are neither compared nor plotted.",
+    )
+
+
+def outcome_table(data: Dataset) -> Table:
+    """Return how many cells of each point ended how."""
+    frame = data.outcomes
+    axes = [axis for axis in POINT if len(data.axis(axis)) > 1] or ["policy"]
+    ends = frame["outcome"].where(frame["ok"].astype(bool), frame["outcome"].replace("exit", "exit ≠ 0")).where(
+        ~frame["ok"].astype(bool), "ok"
+    )
+    kinds = ["ok", *sorted(set(ends) - {"ok"})]
+    found = []
+    for key, group in ends.groupby([frame[axis] for axis in axes], sort=False):
+        counts = group.value_counts()
+        words = key if isinstance(key, tuple) else (key,)
+        found.append([*map(str, words), *(str(counts.get(kind, 0)) for kind in kinds), str(len(group))])
+    return Table("How the cells ended", [*axes, *kinds, "cells"], found, numbers=len(axes))
+
+
+def comparison_table(comparisons: Sequence[Comparison], *, title: str) -> Table:
+    """Return comparisons, one a row: medians, effect with interval, rank test, n, noise floor, verdict."""
+    axes = [
+        axis
+        for axis in POINT
+        if len({each.point[axis] for each in comparisons if axis in each.point}) > 1
+    ]
+    found = []
+    for each in comparisons:
+        a, b = (value_text(_median(side.values), each.unit) for side in (each.a, each.b))
+        effect = (
+            comparison.difference_text(each.difference, each.unit)
+            if each.unit == "share" or each.ratio.estimate is None
+            else comparison.factor_text(each.ratio)
+        )
+        found.append(
+            [
+                each.metric,
+                *(each.point.get(axis, "") for axis in axes),
+                f"{each.a.name} → {each.b.name}",
+                a,
+                b,
+                effect,
+                NA if each.p_adjusted is None else f"{each.p_adjusted:.2g}",
+                NA if each.delta is None else f"{each.delta:+.2f}",
+                f"{each.a.n}, {each.b.n}",
+                NA if each.floor is None or each.floor.factor is None else f"×{each.floor.factor:.3g}",
+                each.verdict,
+            ]
+        )
+    kinds = kinds_text(each.kind for each in comparisons)
+    return Table(
+        f"{title} ({kinds})",
+        ["metric", *axes, "A → B", "A", "B", "B against A", "p", "Cliff's δ", "n", "noise floor", "verdict"],
+        found,
+        numbers=2 + len(axes),
+        note="Ratios (for shares: differences) of medians with 95 % bootstrap interval; p: Mann-Whitney U, two-sided, "
+        "adjusted for the number of comparisons (Holm); noise floor: what an A/A repetition of the baseline cannot exclude.",
+    )
+
+
+def _median(values: statistics.Floats) -> float | None:
+    return float(np.median(values)) if len(values) else None
+
+
+def overall_table(means: Sequence[Overall]) -> Table:
+    """Return the geometric means over workloads."""
+    rows = [
+        [each.metric, each.name, ", ".join(each.workloads), comparison.factor_text(each.ratio), each.ratio.note]
+        for each in means
+    ]
+    kinds = kinds_text(each.kind for each in means)
+    return Table(
+        f"Geometric mean over workloads, 95 % interval ({kinds})",
+        ["metric", "B", "workloads", "ratio to the baseline", "note"],
+        rows,
+        numbers=5,
+    )

@@ -1,0 +1,1 @@
+"""Mitosis (ASPLOS 2020): policies and experiments about the NUMA placement of a process's page tables."""

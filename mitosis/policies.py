@@ -1,0 +1,78 @@
+"""Policies for the placement of page tables, and the placement codes of the papers.
+
+Two ways lead to page tables on a chosen node. `vm.pgtable_alloc_node` (patch set "common") says where the
+kernel takes the page tables of every process from, whatever the process asks for; a memory policy of the
+process (the workloads' option `tables`) does it on any kernel, because page tables follow the policy of the
+task that faults. Data goes by a policy of its region, so the two never mix.
+
+The codes of Mitosis, figures 6 and 10: LP/RP local or remote page tables, LD/RD local or remote data, as
+seen from the node the threads run on.
+"""
+
+from __future__ import annotations
+
+from numalab.run.policy import Knob, NodeNumber, Param, Policy
+
+ALLOC_NODE = "/proc/sys/vm/pgtable_alloc_node"
+#: The patch set that brings `ALLOC_NODE`.
+COMMON = "common"
+
+
+def _tables_from(node: str, *, optional: bool = False) -> Knob:
+    """The knob that makes `node` (-1: the kernel's own choice) the source of all user page tables."""
+    return Knob(ALLOC_NODE, node, optional=optional)
+
+
+FIRST_TOUCH = Policy(
+    "first-touch",
+    "page tables and data where the thread runs that touches first: what Linux does",
+    knobs=(_tables_from("-1", optional=True),),
+)
+
+REMOTE_TABLES = Policy(
+    "remote-tables",
+    "all page tables on one node, which should be none the threads run on; data by first touch",
+    knobs=(_tables_from("{node}"),),
+    requires=(COMMON,),
+    params={"node": Param(NodeNumber, 1, "the node of the page tables")},
+)
+
+BOUND_TABLES = Policy(
+    "bound-tables",
+    "as remote-tables, but by the memory policy of the process: for kernels without patches",
+    options={"tables": "bind:{node}"},
+    params={"node": Param(NodeNumber, 1, "the node of the page tables")},
+)
+
+INTERLEAVE = Policy(
+    "interleave",
+    "page tables and data interleaved over all nodes with memory (the papers' I)",
+    knobs=(_tables_from("-1", optional=True),),
+    options={"memory": "interleave:{nodes}", "tables": "interleave:{nodes}"},
+)
+
+
+def _placement(code: str, tables: str, data: str) -> Policy:
+    """One of the papers' placements; `tables` and `data` name the parameter "home" or "away"."""
+    words = {"home": "local", "away": "remote"}
+    return Policy(
+        code,
+        f"threads on one node, {words[tables]} page tables, {words[data]} data",
+        knobs=(_tables_from(f"{{{tables}}}"),),
+        requires=(COMMON,),
+        options={"cpus": "{home:cpus}", "memory": f"bind:{{{data}}}"},
+        params={
+            "home": Param(NodeNumber, 0, "the node the threads run on"),
+            "away": Param(NodeNumber, 1, "the remote node"),
+        },
+    )
+
+
+PLACEMENTS = (
+    _placement("LPLD", "home", "home"),
+    _placement("LPRD", "home", "away"),
+    _placement("RPLD", "away", "home"),
+    _placement("RPRD", "away", "away"),
+)
+
+POLICIES = (FIRST_TOUCH, REMOTE_TABLES, BOUND_TABLES, INTERLEAVE, *PLACEMENTS)

@@ -1,0 +1,15 @@
+"""What the laboratory learns of Mitosis (entry point `numalab.systems`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mitosis.policies import POLICIES
+from numalab.run.system import System
+
+SYSTEM = System(
+    name="mitosis",
+    summary="page tables on NUMA machines: where they lie, and what that costs (Mitosis, ASPLOS 2020)",
+    policies=POLICIES,
+    experiments_dir=Path(__file__).parent / "experiments",
+)

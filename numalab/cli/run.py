@@ -1,0 +1,147 @@
+"""`numalab run`: an experiment, from its file to a directory of results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from numalab.results import Json
+    from numalab.run.lab import Lab
+    from numalab.run.runner import Options, Summary
+    from numalab.run.spec import Experiment
+
+
+@click.command("run")
+@click.argument("experiment", metavar="EXPERIMENT")
+@click.option("--out", type=click.Path(path_type=Path), help="Result directory [default: results/NAME-DATE].")
+@click.option("--resume", is_flag=True, help="Go on with a directory: skip the cells that are done.")
+@click.option("--retry-failed", is_flag=True, help="Like --resume, and do failed cells again.")
+@click.option("--dry-run", is_flag=True, help="Print the cells and their commands; run nothing.")
+@click.option(
+    "--only", multiple=True, metavar="KEY=VALUE", help="Only these: kernel, policy, workload, topology, repeat."
+)
+@click.option("--repeat", "repeats", type=click.IntRange(min=1), help="Repeats, in place of the file's.")
+@click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="A summary (or the plan) as JSON on standard output.")
+def command(experiment: str, dry_run: bool, as_json: bool, **options: Any) -> int:
+    """Run EXPERIMENT: a TOML file, or a registered name such as mitosis/quickstart.
+
+    Exit status: 0 every cell succeeded, 1 some failed, 4 some lost their machine, 130 interrupted.
+    """
+    from numalab.run.check import load
+    from numalab.run.lab import default_lab
+    from numalab.run.runner import Options
+    from numalab.run.system import find_experiment
+
+    lab = default_lab()
+    loaded = load(find_experiment(experiment), lab)
+    wanted = Options(given=experiment, **options)
+    if dry_run:
+        return _dry_run(loaded, lab, wanted, as_json=as_json)
+    return _run(loaded, lab, wanted, as_json=as_json)
+
+
+def _run(experiment: Experiment, lab: Lab, options: Options, *, as_json: bool) -> int:
+    from numalab.kernel.progress import for_stream
+    from numalab.run import runner
+
+    summary = runner.run(experiment, lab, options, progress=for_stream)
+    for note in summary.notes:
+        click.echo(f"numalab: note: {note}", err=True)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(_summary_json(summary), indent=1))
+    else:
+        _print_summary(summary)
+    again = f"numalab run {options.given} --out {summary.directory} --resume"
+    if summary.interrupted:
+        done = len(summary.skipped) + len(summary.done)
+        click.echo(f"numalab: interrupted; {done} of {summary.planned} cells are done and kept\n  → {again}", err=True)
+        return 130
+    if summary.given_up:
+        click.echo(
+            f"numalab: {len(summary.given_up)} cells were not run: their machine failed to boot more than once\n"
+            f"  → {again}",
+            err=True,
+        )
+    return _status(summary)
+
+
+def _status(summary: Summary) -> int:
+    """0 every cell has succeeded, 4 some lost their machine, else 1."""
+    from numalab.results import LOST
+
+    if any(result["outcome"]["type"] in LOST for result in summary.failed):
+        return 4
+    return 1 if summary.failed or summary.left else 0
+
+
+def _print_summary(summary: Summary) -> None:
+    from numalab.run.runner import describe
+
+    failed = summary.failed
+    for result in failed:
+        cell = result["cell"]
+        where = " ".join(str(cell[key]) for key in ("kernel", "policy", "workload", "topology"))
+        click.echo(f"  {cell['id']}  {where} #{cell['repeat']}: {describe(result)}")
+    good = len(summary.skipped) + len(summary.done) - len(failed)
+    words = f"{good} of {summary.planned} cells succeeded"
+    if summary.skipped:
+        words += f" ({len(summary.skipped)} were done before)"
+    click.echo(f"{words}; results in {summary.directory}")
+
+
+def _summary_json(summary: Summary) -> Json:
+    def short(result: Json, *, before: bool) -> Json:
+        cell = {key: value for key, value in result["cell"].items() if key != "params"}
+        return {**cell, "outcome": result["outcome"], "done_before": before, "seconds": result["seconds"]}
+
+    return {
+        "directory": str(summary.directory),
+        "planned": summary.planned,
+        "failed": len(summary.failed),
+        "left": summary.left,
+        "interrupted": summary.interrupted,
+        "cells": [
+            *(short(result, before=True) for result in summary.skipped),
+            *(short(result, before=False) for result in summary.done),
+        ],
+    }
+
+
+def _dry_run(experiment: Experiment, lab: Lab, options: Options, *, as_json: bool) -> int:
+    from numalab.run import runner
+    from numalab.run.plan import Cell, commands, plan
+
+    points = runner.select(experiment, options)
+    cells, blocked = plan(experiment, points, lab, accel=options.accel)
+    planned = {each.point: each for each in [*cells, *blocked]}
+    rows = []
+    for point in points:
+        each = planned[point]
+        ready = isinstance(each, Cell)
+        rows.append(
+            {
+                "id": each.id if ready else None,
+                **point.to_json(),
+                "commands": commands(each.policy, each.argv),
+                "missing": None if ready else str(each.why),
+            }
+        )
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"seed": experiment.seed, "cells": rows}, indent=1))
+        return 0
+    for row, point in zip(rows, points, strict=True):
+        click.echo(f"{row['id'] or '(not built yet)':16}  {point}")
+        for line in row["commands"]:
+            click.echo(f"    # {line}")
+    click.echo(f"{len(points)} cells, seed {experiment.seed}")
+    for message in dict.fromkeys(f"{each.why}\n  → {each.why.remedy}" for each in blocked):
+        click.echo(f"numalab: not yet possible: {message}", err=True)
+    return 0
