@@ -90,7 +90,8 @@ class Comparison:
         test: Mann-Whitney U; `p_adjusted` accounts for the comparisons made along with it (Holm).
         shift, delta: Hodges-Lehmann shift and Cliff's delta of B against A.
         floor: from an A/A run of the same metric; None when none is known.
-        finding, verdict: the outcome as a word and as a line of text.
+        finding: what it comes to.
+        reason: why, where the finding needs it.
         warnings: what a careful reader wants to know.
     """
 
@@ -109,7 +110,7 @@ class Comparison:
     floor: Floor | None = None
     p_adjusted: float | None = None
     finding: Finding = Finding.UNDECIDED
-    verdict: str = ""
+    reason: str = ""
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -135,7 +136,7 @@ class Comparison:
             if self.floor is None
             else {"factor": self.floor.factor, "difference": self.floor.difference},
             "finding": self.finding,
-            "verdict": self.verdict,
+            "reason": self.reason or None,
             "warnings": list(self.warnings),
         }
 
@@ -184,8 +185,8 @@ def judge(comparisons: Sequence[Comparison]) -> list[Comparison]:
     adjusted = statistics.holm([None if _exact(each) else each.test.p for each in comparisons])
     judged = []
     for each, p in zip(comparisons, adjusted, strict=True):
-        finding, verdict = _verdict(each, p)
-        judged.append(replace(each, p_adjusted=p, finding=finding, verdict=verdict))
+        finding, reason = _verdict(each, p)
+        judged.append(replace(each, p_adjusted=p, finding=finding, reason=reason))
     return judged
 
 
@@ -232,32 +233,40 @@ def _effect(comparison: Comparison) -> tuple[Interval, float, str]:
     return comparison.difference, 0.0, difference_text(comparison.difference, comparison.unit)
 
 
-def _verdict(comparison: Comparison, p: float | None) -> tuple[Finding, str]:  # noqa: PLR0911 - one line per outcome
+def effect_text(comparison: Comparison) -> str:
+    """Return how B stands to A with the interval: a ratio, or a difference for shares and without a ratio."""
+    return _effect(comparison)[2]
+
+
+def _verdict(comparison: Comparison, p: float | None) -> tuple[Finding, str]:  # noqa: PLR0911 - one line per finding
+    """The finding, and the reason where it needs one."""
     a, b = comparison.a, comparison.b
     if comparison.kind is Kind.EMULATION_TIME:
-        return Finding.NOT_COMPARED, "wall time of the emulation: says nothing about speed"
+        return Finding.NOT_COMPARED, "wall time of the emulation says nothing about speed"
     if comparison.kind is None:
-        return Finding.NOT_COMPARED, "the result files do not say what kind of number this is"
+        return Finding.NOT_COMPARED, "the sides are of different kinds, or the files do not say of which"
     if not a.n or not b.n:
         side = a if not a.n else b
         return Finding.NOT_COMPARED, f"no values for {side.name}: missing, or its cells failed"
-    interval, none, text = _effect(comparison)
+    interval, none, _ = _effect(comparison)
     if interval.low is None or interval.estimate is None:
-        return Finding.UNDECIDED, f"undecided: {interval.note}; the medians give {text}"
+        return Finding.UNDECIDED, interval.note
     direction = Finding.HIGHER if interval.estimate > none else Finding.LOWER
     if interval.method == statistics.NO_SPREAD:
-        if interval.estimate == none:
-            return Finding.SAME, f"the same value in all {a.n + b.n} runs"
-        return direction, f"{direction}: {text}, without spread in {a.n} and {b.n} runs"
+        same = interval.estimate == none
+        return Finding.SAME if same else direction, f"no spread in {a.n} and {b.n} runs"
+    agrees = p is not None and p <= ALPHA
     if interval.contains(none):
-        return Finding.NOTHING, f"no difference shown: {text}"
+        if agrees:
+            return Finding.UNDECIDED, f"the interval includes no difference, the rank test does not (p = {p:.2g})"
+        return Finding.NOTHING, ""
     if _inside(comparison.floor, interval.estimate, none):
-        return Finding.NOISE, f"inside the noise floor of the A/A run: {text}"
+        return Finding.NOISE, "the A/A repetition wanders as far by itself"
     if p is None:
-        return Finding.UNDECIDED, f"undecided: {text}, but {comparison.test.note}"
-    if p > ALPHA:
-        return Finding.UNDECIDED, f"undecided: {text}, but the rank test does not agree (p = {p:.2g})"
-    return direction, f"{direction}: {text}"
+        return Finding.UNDECIDED, comparison.test.note
+    if not agrees:
+        return Finding.UNDECIDED, f"the interval excludes no difference, the rank test does not (p = {p:.2g})"
+    return direction, ""
 
 
 def _inside(floor: Floor | None, estimate: float, none: float) -> bool:

@@ -39,7 +39,7 @@ def runs(n: int) -> str:
     return f"{n} run{'s' * (n != 1)}"
 
 
-def placement_figure(groups: Sequence[Group], *, title: str) -> Figure:
+def placement_figure(groups: Sequence[Group], labels: Sequence[str], *, title: str) -> Figure:
     """Return the picture of where page tables live: a panel per policy.
 
     Above, page-table pages per level × node (number, and in colour the share of its level's pages); below, on the
@@ -62,10 +62,10 @@ def placement_figure(groups: Sequence[Group], *, title: str) -> Figure:
                 above.set_axis_off()
                 below.set_axis_off()
                 continue
-            _heatmap(above, groups[number], names=column == 0)
+            _heatmap(above, groups[number], labels[number], names=column == 0)
             _shares(below, groups[number], names=column == 0)
         _headline(figure, title, groups)
-        keys = [Patch(color=style.LOCAL, label="local"), Patch(color=style.REMOTE, label="remote")]
+        keys = [Patch(color=style.LOCAL, label="local"), Patch(color=style.REMOTE, label="remote (the number above)")]
         figure.legend(handles=keys, loc="outside lower center", ncols=2, title="leaf entries as seen from the node")
     return figure
 
@@ -77,7 +77,7 @@ def _headline(figure: Figure, title: str, groups: Sequence[Group]) -> None:
     figure.suptitle(f"{title}\n{kinds}, {n} per policy", fontsize=10, fontweight="bold")
 
 
-def _heatmap(axes: Axes, group: Group, *, names: bool) -> None:
+def _heatmap(axes: Axes, group: Group, label: str, *, names: bool) -> None:
     middle = np.median(group.pages, axis=0)[::-1]
     low, high = group.pages.min(axis=0)[::-1], group.pages.max(axis=0)[::-1]
     totals = middle.sum(axis=1, keepdims=True)
@@ -99,8 +99,8 @@ def _heatmap(axes: Axes, group: Group, *, names: bool) -> None:
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    copies = f" · {group.first.trees} trees" if group.first.trees > 1 else ""
-    axes.set_title(f"{group.point['policy']}{copies}", fontsize=9)
+    trees = f" · {group.first.trees} trees" if group.first.trees > 1 else ""
+    axes.set_title(f"{label}{trees}", fontsize=9)
     if names:
         axes.set_ylabel("page-table pages")
 
@@ -129,13 +129,13 @@ def _shares(axes: Axes, group: Group, *, names: bool) -> None:
             axes.vlines(node, low, high, color="black", linewidth=1)
     axes.set_ylim(0, 1.16)
     axes.set_xlim(-0.55, len(middle) - 0.45)
-    axes.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"] if names else [])
+    axes.set_yticks([0, 0.5, 1], ["0", "50%", "100%"] if names else [])
     axes.spines["left"].set_visible(False)
     axes.tick_params(length=0)
     _node_axis(axes, group.first.nodes)
     axes.set_xlabel("node", fontsize=8)
     if names:
-        axes.set_ylabel("share remote")
+        axes.set_ylabel("leaf entries")
 
 
 def _node_axis(axes: Axes, nodes: Sequence[int]) -> None:
@@ -180,7 +180,7 @@ def _bars(axes: Axes, rows: Sequence[tuple[str, NDArray[np.float64], str]], coun
             axes.text(share + 0.01, y, f"{share:.0%}", va="center", fontsize=6)
     axes.set_ylim(count - 0.45, -0.55)
     axes.set_xlim(0, 1.12)
-    axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    axes.set_xticks([0, 0.5, 1], ["0", "50%", "100%"])
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axes.tick_params(axis="y", length=0)
     axes.set_title(title, fontsize=9)
@@ -233,7 +233,7 @@ def _ratio_ticks(axes: Axes, comparisons: Sequence[Comparison]) -> None:
     for each in comparisons:
         numbers += [v for v in (each.ratio.estimate, each.ratio.low, each.ratio.high) if v is not None and v > 0]
     low, high = min(numbers) / 1.08, max(numbers) * 1.08
-    candidates = [0.01, 0.02, 0.05, 0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100]
+    candidates = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 1.75, 2, 2.5, 3, 4, 5, 7, 10, 20, 50, 100]
     ticks = [tick for tick in candidates if low <= tick <= high]
     axes.set_xlim(low, high)
     axes.set_xticks(ticks, [f"×{tick:g}" for tick in ticks])

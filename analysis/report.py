@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -87,10 +88,10 @@ def context(data: Dataset) -> dict[str, Any]:
         "failed": int((~data.outcomes["ok"].astype(bool)).sum()),
         "waiting": data.waiting,
         "corrupt": data.corrupt,
-        "first": min(started),
-        "last": max(started),
+        "first": _when(min(started)),
+        "last": _when(max(started)),
         "host_seconds": round(sum(float(result["seconds"]) for result in data.results)),
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "made": _when(datetime.now(UTC).isoformat()),
         "axes": {axis: data.axis(axis) for axis in POINT},
         "told": {"policy": data.spec("policies") or {}, "workload": data.spec("workloads") or {}},
         "kernels": provenance.kernels(data),
@@ -107,6 +108,14 @@ def context(data: Dataset) -> dict[str, Any]:
         "wall_time": tables.wall_time_table(data),
         "provenance": provenance.collect(data),
     }
+
+
+def _when(text: str) -> str:
+    """An ISO 8601 time for people, in UTC; text that is none stays as it is."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except ValueError:
+        return text
 
 
 def _svg(figure: Figure, names: Iterator[int], label: str) -> Markup:
@@ -168,17 +177,20 @@ def _glance(groups: Sequence[Group], data: Dataset) -> Table | None:
     rows = []
     shown = _ordered(groups, data)
     for group, name in zip(shown, group_names(shown, data), strict=True):
-        known = group.remote[~(group.remote != group.remote)]
-        span = f"{known.min():.0%} – {known.max():.0%}" if known.size else tables.NA
-        pages = group.pages.sum(axis=(1, 2))
-        total = f"{pages.min():,}" if pages.min() == pages.max() else f"{pages.min():,} – {pages.max():,}"
+        known = group.remote[~np.isnan(group.remote)]
+        shares = [f"{share:.0%}" for share in (known.min(), known.max())] if known.size else [tables.NA]
+        pages = [f"{total:,}" for total in np.sort(group.pages.sum(axis=(1, 2)))[[0, -1]]]
         where = [group.point["workload"], group.point["topology"], group.mark]
-        rows.append([name, *where, total, span, str(group.first.trees), str(group.n)])
+        rows.append([name, *where, _span(pages), _span(shares), str(group.first.trees), str(group.n)])
     if not rows:
         return None
     kinds = tables.kinds_text(group.first.kind for group in shown)
     columns = ["policy", "workload", "topology", "mark", "page-table pages", "remote share, over nodes", "trees", "n"]
     return Table(f"At a glance ({kinds})", columns, rows, numbers=4)
+
+
+def _span(ends: Sequence[str]) -> str:
+    return ends[0] if ends[0] == ends[-1] else f"{ends[0]} – {ends[-1]}"
 
 
 def _published(groups: Sequence[Group], data: Dataset, names: Iterator[int]) -> Picture | None:

@@ -144,18 +144,23 @@ def _chosen(values: pd.DataFrame, metrics: Sequence[str]) -> set[str]:
     known = sorted(set(values["metric"].dropna()))
     if not metrics:
         own = (values["source"] == "workload") & (values["kind"] != Kind.EMULATION_TIME).fillna(True)
-        placed = {name for name in known for pattern in DEFAULT_PLACEMENT if fnmatchcase(name, pattern)}
-        return set(values.loc[own, "metric"]) | placed
+        return set(values.loc[own, "metric"]) | matching(known, DEFAULT_PLACEMENT)
     wanted: set[str] = set()
     for pattern in metrics:
-        matching = {name for name in known if fnmatchcase(name, pattern)}
-        if not matching:
+        found = matching(known, [pattern])
+        if not found:
             raise UserError(
                 f"no metric {pattern!r} in these results{nearest(pattern, known)}",
                 remedy=f"there are: {', '.join(known[:12])}{' ...' if len(known) > 12 else ''}",
             )
-        wanted |= matching
+        wanted |= found
     return wanted
+
+
+def matching(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
+    """Return the names that fit one of the patterns ("vmstat:numa_*")."""
+    found = set(patterns)
+    return {name for name in set(names) if any(fnmatchcase(name, pattern) for pattern in found)}
 
 
 def _rows(data: Dataset, metrics: set[str]) -> pd.DataFrame:

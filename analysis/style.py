@@ -67,8 +67,12 @@ def to_svg(figure: Figure, *, name: str, label: str) -> str:
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
     text = text.replace(INK, "currentColor")
     label = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    text = re.sub(r'<svg ([^>]*?)width="([\d.]+)pt"', rf'<svg role="img" aria-label="{label}" \1', text, count=1)
-    return re.sub(r'^(<svg [^>]*?)height="[\d.]+pt"', r"\1", text, count=1)
+    size = re.match(r'<svg [^>]*?width="([\d.]+)pt"', text)
+    width = float(size[1]) if size else 600.0
+    text = re.sub(r'^(<svg [^>]*?)\bwidth="[\d.]+pt"', r"\1", text, count=1)
+    text = re.sub(r'^(<svg [^>]*?)\bheight="[\d.]+pt"', r"\1", text, count=1)
+    # A little larger than drawn at most, so that the text of all pictures has one size.
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" style="max-width: {width * 1.15:.0f}pt" ', 1)
 
 
 def to_png(figure: Figure) -> bytes:

@@ -202,44 +202,51 @@ def outcome_table(data: Dataset) -> Table:
 
 
 def comparison_table(comparisons: Sequence[Comparison], *, title: str) -> Table:
-    """Return comparisons, one a row: medians, effect with interval, rank test, n, noise floor, verdict."""
-    axes = [
-        axis
-        for axis in POINT
-        if len({each.point[axis] for each in comparisons if axis in each.point}) > 1
-    ]
+    """Return comparisons, one a row: medians, effect with interval, rank test, n, noise floor, finding."""
+    axes = [axis for axis in POINT if len({each.point[axis] for each in comparisons if axis in each.point}) > 1]
+    sides = len({each.b.name for each in comparisons}) > 1
     found = []
     for each in comparisons:
-        a, b = (value_text(_median(side.values), each.unit) for side in (each.a, each.b))
-        effect = (
-            comparison.difference_text(each.difference, each.unit)
-            if each.unit == "share" or each.ratio.estimate is None
-            else comparison.factor_text(each.ratio)
-        )
         found.append(
             [
-                each.metric,
+                f"{each.metric} ({each.unit})" if each.unit else each.metric,
                 *(each.point.get(axis, "") for axis in axes),
-                f"{each.a.name} → {each.b.name}",
-                a,
-                b,
-                effect,
+                *([each.b.name] if sides else []),
+                value_text(_median(each.a.values), _bare(each.unit)),
+                value_text(_median(each.b.values), _bare(each.unit)),
+                comparison.effect_text(each),
                 NA if each.p_adjusted is None else f"{each.p_adjusted:.2g}",
                 NA if each.delta is None else f"{each.delta:+.2f}",
                 f"{each.a.n}, {each.b.n}",
-                NA if each.floor is None or each.floor.factor is None else f"×{each.floor.factor:.3g}",
-                each.verdict,
+                _floor_text(each),
+                f"{each.finding}: {each.reason}" if each.reason else str(each.finding),
             ]
         )
+    head = ["metric", *axes, *(["B"] if sides else [])]
+    names = " and ".join(sorted({each.b.name for each in comparisons})) if not sides else "B"
+    baseline = " and ".join(dict.fromkeys(each.a.name for each in comparisons))
     kinds = kinds_text(each.kind for each in comparisons)
     return Table(
-        f"{title} ({kinds})",
-        ["metric", *axes, "A → B", "A", "B", "B against A", "p", "Cliff's δ", "n", "noise floor", "verdict"],
+        f"{title} ({kinds}); A is {baseline}{'' if sides else f', B is {names}'}",
+        [*head, "A", "B" if not sides else "value", "B against A", "p", "Cliff's δ", "n", "noise floor", "finding"],
         found,
-        numbers=2 + len(axes),
+        numbers=len(head),
         note="Ratios (for shares: differences) of medians with 95 % bootstrap interval; p: Mann-Whitney U, two-sided, "
         "adjusted for the number of comparisons (Holm); noise floor: what an A/A repetition of the baseline cannot exclude.",
     )
+
+
+def _bare(unit: str) -> str:
+    """The unit a cell needs when its row names the unit already."""
+    return unit if unit == "share" else ""
+
+
+def _floor_text(each: Comparison) -> str:
+    if each.floor is None:
+        return NA
+    if each.unit == "share" or each.floor.factor is None:
+        return NA if each.floor.difference is None else f"±{value_text(each.floor.difference, each.unit)}"
+    return f"×{each.floor.factor:.3g}"
 
 
 def _median(values: statistics.Floats) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -90,7 +91,7 @@ def _table(entries: Iterable[CacheEntry]) -> None:
     for entry in entries:
         used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
         table.add_row(entry.kind, format_size(entry.bytes), used, "in use" if entry.in_use else "", entry.id)
-    Console(highlight=False).print(table)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def _row(entry: CacheEntry) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import click
@@ -95,7 +96,7 @@ def list_kernels(as_json: bool) -> None:
         table.add_row(
             row["name"], row["state"], row["release"] or "-", sets, size, row["built"] or "-", row["id"] or "-"
         )
-    Console(highlight=False).print(table)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
 
 
 @command.command()

@@ -37,7 +37,7 @@ _ERRORS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("compile", re.compile(r"(?P<file>[^\s:][^:]*):(?P<line>\d+)(?::\d+)?: (?:fatal )?error: .*")),
     ("compile", re.compile(r"(?P<file>[^\s:][^:]*\.[sS]):(?P<line>\d+): Error: .*")),
     ("link", re.compile(r".*(?:undefined reference to|multiple definition of) .*")),
-    ("link", re.compile(r"(?:\S*/)?ld(?:\.\w+)?: .*(?:cannot find|error|failed|overlaps|will not fit).*")),
+    ("link", re.compile(r"(?:\S*/)?ld(?:\.\w+)?: (?!warning: ).*(?:cannot find|error|failed|overlaps|will not fit).*")),
     ("modpost", re.compile(r"ERROR: modpost: .*")),
     ("config", re.compile(r"(?P<file>[^\s:]*Kconfig[^\s:]*):(?P<line>\d+): (?!warning).*")),
     ("compile", re.compile(r"(?:BTF|FAILED|Error): .*|.*: error: .*|error: .*")),

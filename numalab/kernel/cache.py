@@ -1,8 +1,8 @@
 """The cache directory as a whole: what lies in it, how big, when last used; and removing it safely.
 
-Every directory `KIND/ID` below the cache directory is an entry, whichever room made it. Of a source
-tree, the build directories are entries of their own: they are the bulk, and building again makes
-them again. An entry is in use while some process holds the lock `KIND-ID`.
+Everything `KIND/NAME` below the cache directory, file or directory, is an entry, whichever room made
+it. Of a source tree, the build directories are entries of their own: they are the bulk, and building
+again makes them again. An entry is in use while some process holds the lock `KIND-NAME`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from numalab.kernel import locks
+from numalab.kernel.store import USED
 from numalab.paths import cache_dir
 
 _DAY = 86400.0
@@ -30,7 +31,7 @@ class CacheEntry:
     Attributes:
         kind: "kernels", "stock", "trees", "builds", another room's, or "leftover" (of a killed run).
         id: its name within the kind.
-        path: the directory.
+        path: the directory or file.
         bytes: on disk.
         used: time of the last use, seconds since the epoch.
         lock: name of the lock that guards it.
@@ -48,33 +49,38 @@ class CacheEntry:
 
 def entries() -> list[CacheEntry]:
     """Return all entries, biggest first."""
-    top = cache_dir()
     found: list[CacheEntry] = []
-    for kind in sorted(path for path in top.iterdir() if path.is_dir() and path.name not in _NOT_KINDS):
-        for root in sorted(path for path in kind.iterdir() if path.is_dir()):
+    for kind in sorted(path for path in cache_dir().iterdir() if path.is_dir() and path.name not in _NOT_KINDS):
+        for root in sorted(kind.iterdir()):
+            lock = f"{kind.name}-{root.name}"
             if root.name.startswith("."):
                 found.append(_entry(_LEFT, root, f"{kind.name}/{root.name}", kind.name))
-                continue
-            lock = f"{kind.name}-{root.name}"
-            builds = sorted((root / "out").glob("*/")) if kind.name == "trees" else []
-            found += [_entry("builds", out, f"{root.name}/{out.name}", lock) for out in builds]
-            found.append(_entry(kind.name, root, root.name, lock, without=builds))
+            elif kind.name == "trees" and root.is_dir():
+                builds = sorted((root / "out").glob("*/"))
+                found += [_entry("builds", out, f"{root.name}/{out.name}", lock) for out in builds]
+                found.append(_entry(kind.name, root, root.name, lock, without=builds))
+            elif root.is_dir() or root.suffix != ".json":  # notes such as kernels/selected.json are no entries
+                found.append(_entry(kind.name, root, root.name, lock))
     return sorted(found, key=lambda entry: -entry.bytes)
 
 
 def _entry(kind: str, path: Path, name: str, lock: str, *, without: Iterable[Path] = ()) -> CacheEntry:
-    with locks.try_exclusive(lock) as free:
-        marker = path / ".used"
-        newest = max(file.stat().st_mtime for file in (path, marker) if file.exists())
-        return CacheEntry(kind, name, path, disk_usage(path, without), newest, lock, not free)
+    size, newest = _measure(path, without)
+    marker = path / USED
+    used = marker.stat().st_mtime if path.is_dir() and marker.exists() else newest
+    return CacheEntry(kind, name, path, size, used, lock, locks.held(lock))
 
 
-def disk_usage(top: Path, without: Iterable[Path] = ()) -> int:
-    """Return the bytes on disk below `top`, files with several names counted once."""
+def _measure(top: Path, without: Iterable[Path]) -> tuple[int, float]:
+    """Return (bytes on disk, newest access or change of a file) of everything at and below `top`.
+
+    Files with several names count once.
+    """
     skip = {str(path) for path in without}
     seen: set[tuple[int, int]] = set()
-    total = 0
-    pending = [str(top)]
+    info = top.lstat()
+    total, newest = info.st_blocks * 512, info.st_mtime
+    pending = [str(top)] if top.is_dir() else []
     while pending:
         try:
             with os.scandir(pending.pop()) as found:
@@ -86,9 +92,10 @@ def disk_usage(top: Path, without: Iterable[Path] = ()) -> int:
                     elif (info.st_dev, info.st_ino) not in seen:
                         seen.add((info.st_dev, info.st_ino))
                         total += info.st_blocks * 512
+                        newest = max(newest, info.st_mtime, info.st_atime)
         except FileNotFoundError:  # somebody else's temporary file
             continue
-    return total
+    return total, newest
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,9 @@ def prune(*, older_than_days: float | None, dry_run: bool = False) -> Pruned:
 def _remove(path: Path) -> None:
     """Remove a directory so that nobody ever sees half of it: first out of sight, then away."""
     if not path.exists():  # went with the tree it was in
+        return
+    if path.is_file():
+        path.unlink()
         return
     doomed = path.with_name(f".tmp-doomed-{os.getpid()}-{path.name}")
     path.rename(doomed)

@@ -57,6 +57,14 @@ def try_exclusive(name: str) -> Iterator[bool]:
         os.close(handle)
 
 
+def held(name: str) -> bool:
+    """Return whether somebody, this process included, holds lock `name` now, shared or alone."""
+    if not (cache_dir("locks") / f"{name}.lock").exists():
+        return False
+    with try_exclusive(name) as free:
+        return not free
+
+
 def hold(name: str) -> None:
     """Share lock `name` until this process ends: what it protects is in use and must not be pruned."""
     path, handle = _open(name)

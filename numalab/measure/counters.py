@@ -5,11 +5,18 @@ Values are ints. A counter that a kernel lacks is not in the mapping: missing, n
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from numalab.errors import ExperimentError
+from numalab.machine.accel import parse_cpu_list
+from numalab.machine.outcome import GuestFileError
+
+#: Reading it folds the per-CPU parts in, which makes vmstat exact (admin-guide/sysctl/vm.rst).
+_REFRESH = "/proc/sys/vm/stat_refresh"
+_NODES = "/sys/devices/system/node"
 
 
 class GuestFiles(Protocol):
@@ -37,22 +44,6 @@ def parse_vmstat(text: str) -> dict[str, int]:
     return found
 
 
-def parse_node_list(text: str) -> list[int]:
-    """A kernel list like "0-2,5" as numbers.
-
-    Raises:
-        ExperimentError: when it is not such a list.
-    """
-    numbers: list[int] = []
-    try:
-        for part in filter(None, text.strip().split(",")):
-            first, _, last = part.partition("-")
-            numbers.extend(range(int(first), int(last or first) + 1))
-    except ValueError:
-        raise ExperimentError(f"not a list of nodes: {text.strip()!r}") from None
-    return numbers
-
-
 @dataclass(frozen=True)
 class Counters:
     """Counters of a machine at one instant, or the difference between two.
@@ -78,7 +69,7 @@ class Counters:
         """Plain JSON values."""
         return {
             "vmstat": dict(self.vmstat),
-            "numastat": {str(node): dict(values) for node, values in self.numastat.items()},
+            "numastat": {f"node{node}": dict(values) for node, values in self.numastat.items()},
         }
 
 
@@ -87,15 +78,14 @@ def _difference(after: Mapping[str, int], before: Mapping[str, int]) -> dict[str
 
 
 def read(machine: GuestFiles) -> Counters:
-    """Read the counters of a machine now."""
-    online = parse_node_list(machine.read_file("/sys/devices/system/node/online").decode())
-    return Counters(
-        parse_vmstat(machine.read_file("/proc/vmstat").decode()),
-        {
-            node: parse_vmstat(machine.read_file(f"/sys/devices/system/node/node{node}/numastat").decode())
-            for node in online
-        },
-    )
+    """Read the counters of a machine now; a kernel without NUMA has no numastat."""
+    with contextlib.suppress(GuestFileError):
+        machine.read_file(_REFRESH)
+    numastat = {}
+    with contextlib.suppress(GuestFileError):
+        for node in parse_cpu_list(machine.read_file(f"{_NODES}/online").decode()):
+            numastat[node] = parse_vmstat(machine.read_file(f"{_NODES}/node{node}/numastat").decode())
+    return Counters(parse_vmstat(machine.read_file("/proc/vmstat").decode()), numastat)
 
 
 @dataclass(frozen=True)
@@ -143,7 +133,7 @@ def parse_status(text: str) -> ProcessStatus:
             page_tables=size("VmPTE"),
             resident=size("VmRSS"),
             hugetlb=size("HugetlbPages"),
-            mems_allowed=tuple(parse_node_list(lines.get("Mems_allowed_list", ""))),
+            mems_allowed=tuple(parse_cpu_list(lines.get("Mems_allowed_list", ""))),
         )
     except (KeyError, ValueError, IndexError) as error:
         raise ExperimentError(f"not the text of /proc/PID/status: {error!r}") from error

@@ -40,7 +40,8 @@ class PerfEvent:
         unit: of the value, "" for plain counts.
         running: share of the time the event was counted, in percent; below 100 it was multiplexed.
             None when perf does not say.
-        missing: why there is no value ("<not supported>", "<not counted>"), "" when there is one.
+        missing: why there is no value ("<not supported>", "<not counted>", "<not reported>"), "" when
+            there is one.
     """
 
     event: str
@@ -79,8 +80,8 @@ def argv_prefix(output: str, events: Sequence[str] = DEFAULT_EVENTS) -> list[str
     return ["env", "LC_ALL=C", "perf", "stat", "-j", "-o", output, "-e", ",".join(events), "--"]
 
 
-def parse(text: str) -> PerfReport:
-    """Read what `perf stat -j` wrote.
+def parse(text: str, wanted: Sequence[str] = ()) -> PerfReport:
+    """Read what `perf stat -j` wrote; events of `wanted` that it does not mention are missing.
 
     Comment lines and metric-only lines are left out; a line cut short, as when perf was killed, is
     kept in `broken`.
@@ -96,7 +97,14 @@ def parse(text: str) -> PerfReport:
                 events.append(_event(fields))
         except (ValueError, TypeError, KeyError):
             broken.append(line)
-    return PerfReport(tuple(events), tuple(broken))
+    seen = {each.event for each in events} | {_plain(each.event) for each in events}
+    absent = [PerfEvent(name, None, missing="<not reported>") for name in wanted if _plain(name) not in seen]
+    return PerfReport((*events, *absent), tuple(broken))
+
+
+def _plain(event: str) -> str:
+    """An event without its modifier: perf adds `:u` by itself where it may not count the kernel."""
+    return event.partition(":")[0]
 
 
 def _event(fields: dict[str, Any]) -> PerfEvent:

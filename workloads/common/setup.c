@@ -58,7 +58,7 @@ static void add_cpu(uint64_t cpu, void *context)
 	setup->cpus[setup->cpu_count++] = (int)cpu;
 }
 
-static void finish(struct setup *setup, enum setup_scope scope, bool init_given)
+static void finish(struct setup *setup, bool init_given)
 {
 	setup->memory = policy_parse("memory", setup->memory_text);
 	if (setup->cpus_text)
@@ -71,9 +71,7 @@ static void finish(struct setup *setup, enum setup_scope scope, bool init_given)
 	}
 	if (setup->tables_text)
 		setup->tables = policy_parse("tables", setup->tables_text);
-	if (scope == SETUP_NO_REGION) {
-		policy_of_process(&setup->memory);
-	} else if (policy_is_set(&setup->tables)) {
+	if (policy_is_set(&setup->tables)) {
 		policy_of_process(&setup->tables);
 		/* Page tables go by the policy of the process; keep the data out of it. */
 		if (!policy_is_set(&setup->memory))
@@ -94,24 +92,24 @@ void setup_parse(struct setup *setup, enum setup_scope scope, int argc, char **a
 		{ "memory", OPTION_TEXT, &setup->memory_text, "POLICY",
 		  "data: first-touch (default), local, bind:NODES, interleave:NODES", 0, 0, false },
 		{ "huge", OPTION_CHOICE, &setup->huge, "default|always|never", "transparent huge pages", 0, 0, false },
-		{ "seed", OPTION_COUNT, &setup->seed, "N", "seed of the random numbers (default 1)", 0, 0, false },
-		/* Those below make sense for a region that stays only. */
 		{ "tables", OPTION_TEXT, &setup->tables_text, "POLICY",
 		  "page tables: as for --memory (default: as the process)", 0, 0, false },
+		{ "seed", OPTION_COUNT, &setup->seed, "N", "seed of the random numbers (default 1)", 0, 0, false },
+		/* Those below are for a region that is initialised. */
 		{ "init", OPTION_CHOICE, &setup->init, "parallel|single",
 		  "who touches first: each thread its share (default), or one thread all", 0, 0, false },
 		{ "init-cpu", OPTION_COUNT, &setup->init_cpu, "CPU", "CPU of the one thread; means --init single", 0,
 		  0, false },
 		{ 0 },
 	};
-	enum { FIRST_OF_REGION = 5, INIT_ROW = 6, INIT_CPU_ROW = 7 };
+	enum { INIT_ROW = 6, INIT_CPU_ROW = 7 };
 
 	*setup = (struct setup){ .threads = 1, .memory_text = "first-touch", .seed = 1 };
 	if (scope == SETUP_NO_REGION)
-		rows[FIRST_OF_REGION].name = NULL;
+		rows[INIT_ROW].name = NULL;
 	options_parse(argc, argv, program, summary, own, rows);
 	setup->init_cpu_given = rows[INIT_CPU_ROW].given;
-	finish(setup, scope, rows[INIT_ROW].given);
+	finish(setup, rows[INIT_ROW].given);
 }
 
 int setup_cpu(const struct setup *setup, unsigned int thread)
@@ -150,6 +148,18 @@ void setup_check_memory(uint64_t bytes)
 		     available >> 20);
 }
 
+bool setup_needs_advice(const struct setup *setup)
+{
+	return policy_is_set(&setup->memory) || setup->huge == HUGE_ALWAYS;
+}
+
+void setup_advise(const struct setup *setup, void *start, uint64_t bytes)
+{
+	policy_of_region(&setup->memory, start, bytes);
+	if (setup->huge == HUGE_ALWAYS && madvise(start, bytes, MADV_HUGEPAGE))
+		fail("this kernel has no transparent huge pages (madvise: %s)", strerror(errno));
+}
+
 void *setup_region(const struct setup *setup, uint64_t bytes)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), slack;
@@ -169,8 +179,6 @@ void *setup_region(const struct setup *setup, uint64_t bytes)
 		munmap(start, slack);
 	start += slack;
 	munmap(start + bytes, HUGE_PAGE - slack);
-	policy_of_region(&setup->memory, start, bytes);
-	if (setup->huge == HUGE_ALWAYS && madvise(start, bytes, MADV_HUGEPAGE))
-		fail("this kernel has no transparent huge pages (madvise: %s)", strerror(errno));
+	setup_advise(setup, start, bytes);
 	return start;
 }

@@ -29,10 +29,10 @@ struct setup {
 	struct policy tables;
 };
 
-/* The workload's own region decides what of the above it can honour. */
+/* Whether the workload initialises a region before the measured phase. */
 enum setup_scope {
-	SETUP_REGION,	 /* one region, initialised, then worked on: all options */
-	SETUP_NO_REGION, /* maps and unmaps: --memory is the policy of the process; no --tables, no --init... */
+	SETUP_REGION,	 /* it does: all options */
+	SETUP_NO_REGION, /* it maps and unmaps all the time: no --init, no --init-cpu */
 };
 
 /* Parse the command line: the workload's own rows and the common ones; apply what concerns the whole process. */
@@ -47,6 +47,12 @@ void setup_pin(int cpu);
 
 /* Fail with both numbers when the machine has less than `bytes` of memory available. */
 void setup_check_memory(uint64_t bytes);
+
+/* Does a new mapping need a policy or advice before its first page? */
+bool setup_needs_advice(const struct setup *setup);
+
+/* Give [start, start + bytes), whole pages, the memory policy and the huge-page advice asked for. */
+void setup_advise(const struct setup *setup, void *start, uint64_t bytes);
 
 /*
  * Map `bytes` (rounded up to pages) of zeroed memory, aligned to 2 MiB, with the memory policy and huge-page advice

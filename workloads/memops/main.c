@@ -35,7 +35,7 @@ struct memops {
 	uint64_t size, iterations, batch;
 	uint64_t ops; /* bit set of enum op */
 	int shared;
-	bool huge;
+	const struct setup *setup;
 	bool mark_ops;
 	uint64_t page;
 	struct samples (*samples)[OPS]; /* of each thread */
@@ -63,14 +63,17 @@ static char *map(const struct memops *memops, int flags)
 static void do_mmap(struct batch *batch, uint64_t i)
 {
 	const struct memops *memops = batch->memops;
-	/* Huge-page advice must come before the pages: then populating is a step of its own. */
-	char *start = map(memops, memops->huge ? 0 : MAP_POPULATE);
+	/* A memory policy and advice must come before the pages: then populating is a step of its own. */
+	bool advice = setup_needs_advice(memops->setup);
+	char *start = map(memops, advice ? 0 : MAP_POPULATE);
 
 	if (start == MAP_FAILED)
 		fail("mmap of %" PRIu64 " bytes: %s", memops->size, strerror(errno));
-	if (memops->huge && (madvise(start, memops->size, MADV_HUGEPAGE) ||
-			     madvise(start, memops->size, MADV_POPULATE_WRITE)))
-		fail("madvise of %" PRIu64 " bytes: %s", memops->size, strerror(errno));
+	if (advice) {
+		setup_advise(memops->setup, start, memops->size);
+		if (madvise(start, memops->size, MADV_POPULATE_WRITE))
+			fail("populating %" PRIu64 " bytes: %s", memops->size, strerror(errno));
+	}
 	batch->starts[i] = start;
 }
 
@@ -94,8 +97,7 @@ static void map_empty(struct batch *batch, uint64_t i)
 	batch->starts[i] = map(memops, 0);
 	if (batch->starts[i] == MAP_FAILED)
 		fail("mmap of %" PRIu64 " bytes: %s", memops->size, strerror(errno));
-	if (memops->huge && madvise(batch->starts[i], memops->size, MADV_HUGEPAGE))
-		fail("madvise of %" PRIu64 " bytes: %s", memops->size, strerror(errno));
+	setup_advise(memops->setup, batch->starts[i], memops->size);
 }
 
 static void do_fault(struct batch *batch, uint64_t i)
@@ -261,7 +263,7 @@ int main(int argc, char **argv)
 		    "Cost of mmap, mprotect, munmap, page faults and fork (Mitosis, table 5).", rows);
 	memops.page = (uint64_t)sysconf(_SC_PAGESIZE);
 	memops.size = (memops.size + memops.page - 1) / memops.page * memops.page;
-	memops.huge = setup.huge == HUGE_ALWAYS;
+	memops.setup = &setup;
 	threads = (unsigned int)setup.threads;
 	setup_check_memory(memops.size * memops.batch * setup.threads);
 	memops.team = team_start(&setup);
