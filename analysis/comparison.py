@@ -27,7 +27,7 @@ class Finding(StrEnum):
     NOT_COMPARED = "not compared"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Side:
     """The repeats of one point of the matrix.
 
@@ -61,6 +61,7 @@ class Side:
             "missing": self.missing,
             "failed_cells": self.failed,
             "median": middle.to_json(),
+            "repeats_for_1_percent": statistics.repeats_needed(self.values),
             "samples": [float(value) for value in self.values],
         }
 
@@ -78,7 +79,7 @@ class Floor:
     difference: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """B against its baseline A in one metric at one point of the matrix.
 
@@ -112,6 +113,13 @@ class Comparison:
     finding: Finding = Finding.UNDECIDED
     reason: str = ""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def kind_label(self) -> str:
+        """The words for the kind of its numbers."""
+        if self.kind:
+            return self.kind.label
+        return "kinds differ" if self.reason else "kind not recorded"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; what is missing is null."""
@@ -222,8 +230,15 @@ def difference_text(interval: Interval, unit: str) -> str:
     scale, word = (100, "points") if unit == "share" else (1, unit)
     text = f"{interval.estimate * scale:+.4g}"
     if interval.low is not None and interval.high is not None and interval.method != statistics.NO_SPREAD:
-        text += f" [{interval.low * scale:.4g}, {interval.high * scale:.4g}]"
+        text += f" [{interval.low * scale:+.4g}, {interval.high * scale:+.4g}]"
     return f"{text} {word}".rstrip()
+
+
+def size_text(size: float | None, unit: str) -> str:
+    """Return the size of a difference with its unit; "NA" when it is not known."""
+    if size is None:
+        return "NA"
+    return f"{size * 100:.4g} points" if unit == "share" else f"{size:.4g} {unit}".rstrip()
 
 
 def _effect(comparison: Comparison) -> tuple[Interval, float, str]:
@@ -238,13 +253,13 @@ def effect_text(comparison: Comparison) -> str:
     return _effect(comparison)[2]
 
 
-def _verdict(comparison: Comparison, p: float | None) -> tuple[Finding, str]:  # noqa: PLR0911 - one line per finding
+def _verdict(comparison: Comparison, p: float | None) -> tuple[Finding, str]:
     """The finding, and the reason where it needs one."""
     a, b = comparison.a, comparison.b
     if comparison.kind is Kind.EMULATION_TIME:
         return Finding.NOT_COMPARED, "wall time of the emulation says nothing about speed"
     if comparison.kind is None:
-        return Finding.NOT_COMPARED, "the sides are of different kinds, or the files do not say of which"
+        return Finding.NOT_COMPARED, comparison.reason or "the files do not say what kind of number this is"
     if not a.n or not b.n:
         side = a if not a.n else b
         return Finding.NOT_COMPARED, f"no values for {side.name}: missing, or its cells failed"

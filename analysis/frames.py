@@ -9,13 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.placement import Placement, placements
+from analysis.placement import LEAF_SIZES, Placement, placements
 from numalab.kinds import Kind
 from numalab.results import Json, succeeded
 
 #: What names a point of the matrix; rows that agree in these are repeats of one another.
 POINT = ("kernel", "topology", "workload", "policy")
 _TEXT = ("cell", "experiment", *POINT, "started", "outcome", "source", "metric", "unit", "kind")
+_SNAPSHOT = ("cell", *POINT, "repeat", "mark", "kind", "trees")
 COLUMNS = (
     "cell",
     "experiment",
@@ -77,6 +78,58 @@ def outcomes(results: Iterable[Json]) -> pd.DataFrame:
     return frame.astype({"status": "Int64", "signal": "Int64", "ok": "boolean", "seconds": "Float64"})
 
 
+def table_pages(found: Iterable[Placement]) -> pd.DataFrame:
+    """Return page-table pages, one row per snapshot, level and node."""
+    rows = [
+        {**_snapshot(each), "level": each.level_names[level], "node": node, "pages": int(each.pages[level, column])}
+        for each in found
+        for level in range(each.levels)
+        for column, node in enumerate(each.nodes)
+    ]
+    return pd.DataFrame(rows, columns=[*_SNAPSHOT, "level", "node", "pages"])
+
+
+def leaf_entries(found: Iterable[Placement]) -> pd.DataFrame:
+    """Return leaf entries, one row per snapshot, page size, node of the table page and node of the data page."""
+    rows = [
+        {
+            **_snapshot(each),
+            "size": size,
+            "table_node": table,
+            "data_node": data,
+            "entries": int(each.leaf[which, row, column]),
+        }
+        for each in found
+        for which, size in enumerate(LEAF_SIZES)
+        for row, table in enumerate(each.nodes)
+        for column, data in enumerate(each.nodes)
+    ]
+    return pd.DataFrame(rows, columns=[*_SNAPSHOT, "size", "table_node", "data_node", "entries"])
+
+
+def remote_shares(found: Iterable[Placement]) -> pd.DataFrame:
+    """Return the remote share of leaf entries, one row per snapshot and node it is seen from."""
+    rows = [
+        {**_snapshot(each), "node": node, "remote_share": number(float(each.remote[column]))}
+        for each in found
+        for column, node in enumerate(each.nodes)
+    ]
+    frame = pd.DataFrame(rows, columns=[*_SNAPSHOT, "node", "remote_share"])
+    return frame.astype({"remote_share": "Float64"})
+
+
+def _snapshot(placement: Placement) -> Json:
+    cell = placement.cell
+    return {
+        "cell": cell["id"],
+        **{axis: cell[axis] for axis in POINT},
+        "repeat": cell["repeat"],
+        "mark": placement.mark,
+        "kind": str(placement.kind) if placement.kind else None,
+        "trees": placement.trees,
+    }
+
+
 def _cell(result: Json) -> Json:
     cell = result["cell"]
     return {
@@ -129,6 +182,12 @@ def placement_metrics(placement: Placement) -> Iterator[tuple[str, str, float]]:
     for column, node in enumerate(placement.nodes):
         yield f"remote_share:node{node}", "share", float(placement.remote[column])
     yield "table_apart_from_data", "share", placement.apart
+
+
+def known_words(key: Any) -> tuple[str, ...]:
+    """Return the key of a group of rows as text, "" for what is missing in it."""
+    parts = key if isinstance(key, tuple) else (key,)
+    return tuple("" if pd.isna(part) else str(part) for part in parts)
 
 
 def number(value: Any) -> float | None:

@@ -16,7 +16,7 @@ LEAF_SIZES = ("4K", "2M", "1G")
 _POINT = ("kernel", "topology", "workload", "policy")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Placement:
     """Where the page tables of one cell's program were at one mark; its processes are summed.
 
@@ -108,10 +108,13 @@ def _remote(processes: list[dict[str, Any]], nodes: tuple[int, ...], cpu_nodes: 
             if share is not None and node in cpu_nodes:
                 seen[column] += weight
                 remote[column] += weight * float(share)
-    return np.divide(remote, seen, out=np.full(len(nodes), np.nan), where=seen > 0)
+    known = seen > 0
+    remote[known] /= seen[known]
+    remote[~known] = np.nan
+    return remote
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """The snapshots of all repeats of one point at one mark.
 
@@ -153,6 +156,5 @@ def grouped(found: Iterable[Placement]) -> list[Group]:
         key = (*(str(each.cell[axis]) for axis in _POINT), each.mark, *shape)
         members.setdefault(key, []).append(each)
     return [
-        Group(dict(zip(_POINT, key, strict=False)), key[len(_POINT)], tuple(group))
-        for key, group in members.items()
+        Group(dict(zip(_POINT, key, strict=False)), key[len(_POINT)], tuple(group)) for key, group in members.items()
     ]

@@ -10,14 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
-
-import matplotlib
 
 from analysis import style
 from analysis.comparison import Comparison
@@ -51,8 +51,7 @@ def placement_figure(groups: Sequence[Group], labels: Sequence[str], *, title: s
         bands = math.ceil(len(groups) / columns)
         nodes = max(len(group.first.nodes) for group in groups)
         width = columns * max(_PANEL, 0.5 * nodes + 0.3) + 0.9
-        figure = Figure(figsize=(width, bands * 3.9 + 0.8), layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.06, w_pad=0.08)  # type: ignore[union-attr]
+        figure = Figure(figsize=(width, bands * 3.9 + 0.8), layout=ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.08))
         heights = [1.25, 1.0] * bands
         axes = figure.subplots(2 * bands, columns, squeeze=False, height_ratios=heights)
         for number in range(bands * columns):
@@ -84,7 +83,7 @@ def _heatmap(axes: Axes, group: Group, label: str, *, names: bool) -> None:
     share = np.divide(middle, totals, out=np.zeros_like(middle), where=totals > 0)
     colours = _page_colours()
     for (row, column), pages in np.ndenumerate(middle):
-        colour = colours(0.08 + 0.92 * share[row, column]) if pages else "none"
+        colour = colours(0.08 + 0.72 * share[row, column]) if pages else "none"
         axes.add_patch(
             Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, facecolor=colour, edgecolor=style.FAINT, linewidth=0.4)
         )
@@ -205,7 +204,9 @@ def ratio_figure(comparisons: Sequence[Comparison], labels: Sequence[str], *, ti
         axes.set_yticks(range(len(comparisons)), labels)
         axes.tick_params(axis="y", length=0)
         _ratio_ticks(axes, comparisons)
-        axes.set_xlabel("ratio of medians to the baseline, 95 % interval (grey: noise floor of the A/A run)", fontsize=8)
+        axes.set_xlabel(
+            "ratio of medians to the baseline, 95 % interval (grey: noise floor of the A/A run)", fontsize=8
+        )
         kinds = " / ".join(dict.fromkeys(kind_words(each.kind) for each in comparisons))
         axes.set_title(f"{title}\n{kinds}", fontsize=10)
     return figure
@@ -215,7 +216,9 @@ def _ratio(axes: Axes, row: int, each: Comparison) -> None:
     ratio = each.ratio
     if each.floor is not None and each.floor.factor is not None:
         width = each.floor.factor - 1 / each.floor.factor
-        axes.add_patch(Rectangle((1 / each.floor.factor, row - 0.4), width, 0.8, color=style.FAINT, alpha=0.3, linewidth=0))
+        axes.add_patch(
+            Rectangle((1 / each.floor.factor, row - 0.4), width, 0.8, color=style.FAINT, alpha=0.3, linewidth=0)
+        )
     if ratio.estimate is None or ratio.estimate <= 0:
         axes.text(1, row, "  NA", va="center", fontsize=8, color=style.FAINT)
         return
@@ -223,8 +226,14 @@ def _ratio(axes: Axes, row: int, each: Comparison) -> None:
         axes.hlines(row, ratio.low, ratio.high, color=style.LOCAL, linewidth=2)
     axes.plot(ratio.estimate, row, "o", color=style.LOCAL, markersize=5)
     axes.annotate(
-        f"n = {each.a.n}, {each.b.n}", (1, row), xycoords=("axes fraction", "data"), va="center", fontsize=7, xytext=(4, 0),
-        textcoords="offset points", annotation_clip=False,
+        f"n = {each.a.n}, {each.b.n}",
+        (1, row),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        fontsize=7,
+        xytext=(4, 0),
+        textcoords="offset points",
+        annotation_clip=False,
     )
 
 
@@ -233,7 +242,36 @@ def _ratio_ticks(axes: Axes, comparisons: Sequence[Comparison]) -> None:
     for each in comparisons:
         numbers += [v for v in (each.ratio.estimate, each.ratio.low, each.ratio.high) if v is not None and v > 0]
     low, high = min(numbers) / 1.08, max(numbers) * 1.08
-    candidates = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 1.75, 2, 2.5, 3, 4, 5, 7, 10, 20, 50, 100]
+    candidates = [
+        0.01,
+        0.02,
+        0.05,
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+        0.6,
+        0.7,
+        0.8,
+        0.9,
+        1,
+        1.1,
+        1.2,
+        1.3,
+        1.5,
+        1.75,
+        2,
+        2.5,
+        3,
+        4,
+        5,
+        7,
+        10,
+        20,
+        50,
+        100,
+    ]
     ticks = [tick for tick in candidates if low <= tick <= high]
     axes.set_xlim(low, high)
     axes.set_xticks(ticks, [f"×{tick:g}" for tick in ticks])

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from analysis import dataset, plots, provenance, reference, selection, style, tables
+from analysis import comparison_tables, dataset, plots, provenance, reference, selection, style, summary, tables
 from analysis.comparison import Comparison
-from analysis.dataset import PLACEBO, Dataset
+from analysis.dataset import Dataset
 from analysis.frames import POINT
 from analysis.placement import Group, grouped
 from analysis.tables import Table
@@ -26,7 +25,14 @@ from numalab.paths import write_atomic
 
 HERE = Path(__file__).resolve().parent
 #: Counters shown in the report; all of them are in the result files and in `numalab export`.
-COUNTERS = ("vmstat:pgfault", "vmstat:pgmajfault", "vmstat:numa_*", "vmstat:pgmigrate_*", "vmstat:thp_fault_alloc", "perf:*")
+COUNTERS = (
+    "vmstat:pgfault",
+    "vmstat:pgmajfault",
+    "vmstat:numa_*",
+    "vmstat:pgmigrate_*",
+    "vmstat:thp_fault_alloc",
+    "perf:*",
+)
 #: More panels than this in one picture and nobody sees anything.
 _PANELS = 16
 
@@ -69,7 +75,9 @@ def render(data: Dataset) -> str:
         lstrip_blocks=True,
     )
     style_sheet = Markup((HERE / "report.css").read_text())  # ours, not data
-    return environment.get_template("report.html").render(style_sheet=style_sheet, **context(data))
+    return environment.get_template("report.html").render(
+        style_sheet=style_sheet, text_columns=tables.TEXT_COLUMNS, **context(data)
+    )
 
 
 def context(data: Dataset) -> dict[str, Any]:
@@ -97,7 +105,7 @@ def context(data: Dataset) -> dict[str, Any]:
         "kernels": provenance.kernels(data),
         "machines": provenance.machines(data),
         "kinds": _kinds(data),
-        "glance": _glance(groups, data),
+        "glance": summary.glance(groups, data),
         "pictures": list(_placement_pictures(groups, data, names)),
         "published": _published(groups, data, names),
         "comparisons": list(_comparison_parts(data, policies, names)),
@@ -128,82 +136,37 @@ def _kinds(data: Dataset) -> list[tuple[Kind, int]]:
     return [(kind, int(counts.get(str(kind), 0))) for kind in Kind]
 
 
-def group_names(groups: Sequence[Group], data: Dataset) -> list[str]:
-    """Return what to call each group: its policy, with the kernel in front where there are several."""
-    several = len(data.axis("kernel")) > 1
-    return [f"{group.point['kernel']}: {group.point['policy']}" if several else group.point["policy"] for group in groups]
-
-
-def _ordered(groups: Sequence[Group], data: Dataset) -> list[Group]:
-    """In the order of the experiment's matrix, without the A/A repetition."""
-    places = {axis: {value: place for place, value in enumerate(data.axis(axis))} for axis in POINT}
-    shown = [group for group in groups if group.point["policy"] != PLACEBO]
-    return sorted(shown, key=lambda group: [places[axis][group.point[axis]] for axis in POINT])
-
-
-def placement_sets(groups: Sequence[Group], data: Dataset) -> list[tuple[str, list[Group]]]:
-    """Return the groups that belong in one picture, with its title: one workload, topology and mark each."""
-    sets: dict[tuple[Any, ...], list[Group]] = {}
-    for group in _ordered(groups, data):
-        first = group.first
-        key = (group.point["workload"], group.point["topology"], group.mark, first.levels, first.nodes)
-        sets.setdefault(key, []).append(group)
-    marks = {group.mark for group in groups}
-    found = []
-    for (workload, topology, mark, *_), members in sets.items():
-        where = f" on {topology}" if len(data.axis("topology")) > 1 else ""
-        when = f', at "{mark}"' if len(marks) > 1 else ""
-        found.append((f"{workload}{where}{when}", members))
-    return found
-
-
 def _placement_pictures(groups: Sequence[Group], data: Dataset, names: Iterator[int]) -> Iterator[Picture]:
-    for title, members in placement_sets(groups, data):
-        labels = group_names(members, data)
+    for title, members in summary.placement_sets(groups, data):
+        labels = summary.group_names(members, data)
         table = tables.placement_table(members, labels, title=title)
         for first in range(0, len(members), _PANELS):
             shown = slice(first, first + _PANELS)
-            figure = plots.placement_figure(members[shown], labels[shown], title=f"Where the page tables of {title} live")
+            figure = plots.placement_figure(
+                members[shown], labels[shown], title=f"Where the page tables of {title} live"
+            )
             caption = (
                 f"{title}: page-table pages per level and node (number; colour: share of its level), and the local "
                 "and remote share of leaf entries as seen from each node "
-                f"({tables.kinds_text(g.first.kind for g in members)}, {tables.count_range(g.n for g in members)} per policy)."
+                f"({tables.kinds_text(g.first.kind for g in members)}, "
+                f"{tables.count_range(g.n for g in members)} per policy)."
             )
             last = first + _PANELS >= len(members)
             yield Picture(_svg(figure, names, caption), caption, table if last else None)
-
-
-def _glance(groups: Sequence[Group], data: Dataset) -> Table | None:
-    rows = []
-    shown = _ordered(groups, data)
-    for group, name in zip(shown, group_names(shown, data), strict=True):
-        known = group.remote[~np.isnan(group.remote)]
-        shares = [f"{share:.0%}" for share in (known.min(), known.max())] if known.size else [tables.NA]
-        pages = [f"{total:,}" for total in np.sort(group.pages.sum(axis=(1, 2)))[[0, -1]]]
-        where = [group.point["workload"], group.point["topology"], group.mark]
-        rows.append([name, *where, _span(pages), _span(shares), str(group.first.trees), str(group.n)])
-    if not rows:
-        return None
-    kinds = tables.kinds_text(group.first.kind for group in shown)
-    columns = ["policy", "workload", "topology", "mark", "page-table pages", "remote share, over nodes", "trees", "n"]
-    return Table(f"At a glance ({kinds})", columns, rows, numbers=4)
-
-
-def _span(ends: Sequence[str]) -> str:
-    return ends[0] if ends[0] == ends[-1] else f"{ends[0]} – {ends[-1]}"
 
 
 def _published(groups: Sequence[Group], data: Dataset, names: Iterator[int]) -> Picture | None:
     """Our remote shares beside figure 4 of the Mitosis paper, for machines of as many nodes as its own."""
     known = reference.remote_shares()
     nodes = len(next(iter(known.values())))
-    shown = [group for group in _ordered(groups, data) if len(group.first.nodes) == nodes]
+    shown = [group for group in summary.ordered(groups, data) if len(group.first.nodes) == nodes]
     shown = [group for group in shown if group.mark == shown[0].mark][:_PANELS]
     if not shown:
         return None
     ours = {
-        f"{group.point['workload']} · {name}" + (f" · {group.point['topology']}" if len(data.axis("topology")) > 1 else ""): group
-        for group, name in zip(shown, group_names(shown, data), strict=True)
+        f"{group.point['workload']} · {name}"
+        + (f" · {group.point['topology']}" if len(data.axis("topology")) > 1 else ""): group
+        for group, name in zip(shown, summary.group_names(shown, data), strict=True)
     }
     here = {group.point["workload"].lower() for group in shown}
     ranked = dict(sorted(known.items(), key=lambda entry: entry[0].lower() not in here))
@@ -225,7 +188,10 @@ def _along(data: Dataset, axis: str) -> list[Comparison]:
 
 def _comparison_parts(data: Dataset, policies: list[Comparison], names: Iterator[int]) -> Iterator[dict[str, Any]]:
     """Per axis: tables and forest plots; the workloads' own metrics first, placement folded away."""
-    for axis, made in (("policy", policies), ("kernel", _along(data, "kernel") if len(data.axis("kernel")) > 1 else [])):
+    for axis, made in (
+        ("policy", policies),
+        ("kernel", _along(data, "kernel") if len(data.axis("kernel")) > 1 else []),
+    ):
         own = [each for each in made if each.source == "workload"]
         placed = [each for each in made if each.source == "placement"]
         if not made:
@@ -236,10 +202,15 @@ def _comparison_parts(data: Dataset, policies: list[Comparison], names: Iterator
             "axis": axis,
             "baseline": baseline,
             "pictures": [_forest(metric, own, baseline, names) for metric in _drawn(own)],
-            "own": tables.comparison_table(own, title=f"Workload metrics against {baseline}") if own else None,
-            "means": tables.overall_table(means) if means else None,
-            "placed": tables.comparison_table(placed, title=f"Placement against {baseline}") if placed else None,
+            "own": comparison_tables.comparison_table(own, title=f"Workload metrics against {baseline}")
+            if own
+            else None,
+            "means": comparison_tables.overall_table(means) if means else None,
+            "placed": comparison_tables.comparison_table(placed, title=f"Placement against {baseline}")
+            if placed
+            else None,
             "warnings": list(dict.fromkeys(f"{each.metric}: {line}" for each in own for line in each.warnings)),
+            "repeats": selection.repeats_needed(own),
             "placebo": bool(selection.noise_floors(data)),
         }
 
@@ -256,7 +227,10 @@ def _forest(metric: str, comparisons: Sequence[Comparison], baseline: str, names
     labels = [" · ".join([each.b.name, *(each.point[axis] for axis in varying)]) for each in rows]
     figure = plots.ratio_figure(rows, labels, title=f"{metric}: ratio to {baseline}")
     sizes = tables.count_range([n for each in rows for n in (each.a.n, each.b.n)])
-    caption = f"{metric} against {baseline} ({tables.kinds_text(each.kind for each in rows)}, {sizes} per side): ratio of medians, 95 % bootstrap interval."
+    caption = (
+        f"{metric} against {baseline} ({tables.kinds_text(each.kind for each in rows)}, {sizes} per side): "
+        "ratio of medians, 95 % bootstrap interval."
+    )
     return Picture(_svg(figure, names, caption), caption)
 
 

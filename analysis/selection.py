@@ -12,8 +12,9 @@ import pandas as pd
 from analysis import comparison
 from analysis.comparison import Comparison, Floor, Side
 from analysis.dataset import PLACEBO, Dataset
-from analysis.frames import POINT
+from analysis.frames import POINT, known_words
 from analysis.statistics import Interval, clean, geomean_ratio_interval
+from analysis.statistics import repeats_needed as repeats_needed_of
 from numalab.errors import UserError, nearest
 from numalab.kinds import Kind
 
@@ -25,8 +26,10 @@ _METRIC = ["source", "metric", "unit"]
 Floors = dict[tuple[str, str, str, str], Floor]
 
 
-def between(a: Dataset, b: Dataset, metrics: Sequence[str] = ()) -> list[Comparison]:
+def between(a: Dataset, b: Dataset, metrics: Sequence[str] = (), *, noise: Dataset | None = None) -> list[Comparison]:
     """Compare two directories point by point; points that only one of them has are left out.
+
+    The noise floor comes from `noise`, a directory with an A/A repetition, else from those in `a` or `b`.
 
     Raises:
         UserError: they share no point, or a metric does not exist.
@@ -39,13 +42,21 @@ def between(a: Dataset, b: Dataset, metrics: Sequence[str] = ()) -> list[Compari
             f"{a.directory} and {b.directory} share no point (kernel, topology, workload, policy) to compare",
             remedy="`numalab compare DIR --by policy` compares within one directory",
         )
-    return comparison.judge([comparison.settings_differ(each) for each in found])
+    floors = noise_floors(noise) if noise else noise_floors(b) | noise_floors(a)
+    return comparison.judge(with_floors((comparison.settings_differ(each) for each in found), floors))
 
 
 def along(
-    data: Dataset, axis: str, baseline: str | None = None, metrics: Sequence[str] = ()
+    data: Dataset,
+    axis: str,
+    baseline: str | None = None,
+    metrics: Sequence[str] = (),
+    *,
+    noise: Dataset | None = None,
 ) -> list[Comparison]:
     """Compare every value of `axis` with `baseline` (the experiment's own when None) within one directory.
+
+    The noise floor comes from `noise`, a directory with an A/A repetition, else from the one in `data`.
 
     Raises:
         UserError: no such value, nothing beside it, or a metric does not exist.
@@ -65,7 +76,7 @@ def along(
     for other in others:
         sides = [(name, data, rows[rows[axis] == name]) for name in (chosen, other)]
         found += _pairs(sides[0], sides[1], shared)
-    return comparison.judge(with_floors(found, noise_floors(data)))
+    return comparison.judge(with_floors(found, noise_floors(noise or data)))
 
 
 @dataclass(frozen=True)
@@ -114,6 +125,13 @@ def overall(comparisons: Iterable[Comparison]) -> list[Overall]:
         names = tuple(each.point.get("workload", "") for each in members)
         found.append(Overall(first.b.name, first.metric, first.kind, point, names, ratio))
     return found
+
+
+def repeats_needed(comparisons: Iterable[Comparison]) -> int | None:
+    """Return how many repeats would tell every mean to 1 % at 95 %; None when there are enough, or none can tell."""
+    sides = [side for each in comparisons for side in (each.a, each.b) if each.ratio.estimate is not None]
+    short = [n for side in sides if (n := repeats_needed_of(side.values)) and n > side.n]
+    return max(short, default=None)
 
 
 def noise_floors(data: Dataset) -> Floors:
@@ -172,27 +190,26 @@ def _pairs(
 ) -> Iterator[Comparison]:
     """Yield a comparison for each metric of each point that both have, in the order of A's results."""
     keys = [*shared, *_METRIC]
-    theirs = {_key(key): rows for key, rows in b[2].groupby(keys, dropna=False, sort=False)}
+    theirs = {known_words(key): rows for key, rows in b[2].groupby(keys, dropna=False, sort=False)}
     for key, rows in a[2].groupby(keys, dropna=False, sort=False):
-        other = theirs.get(_key(key))
+        other = theirs.get(known_words(key))
         if other is None:
             continue
-        words = _key(key)
+        words = known_words(key)
         point = dict(zip(shared, words[: len(shared)], strict=True))
         source, metric, unit = words[len(shared) :]
         sides = (_side(a[0], a[1], point, rows), _side(b[0], b[1], point, other))
-        kinds = set(pd.concat([rows["kind"], other["kind"]]).dropna())
-        kind = Kind(kinds.pop()) if len(kinds) == 1 else None
-        made = comparison.measure(point, source, metric, unit, kind, *sides)
-        if kinds:
-            said = f"numbers of different kinds on the two sides: {', '.join(sorted({str(kind), *kinds}))}"
-            made = replace(made, warnings=(*made.warnings, said))
+        kinds = [_kinds(rows), _kinds(other)]
+        one = len(set(kinds[0] + kinds[1])) == 1
+        made = comparison.measure(point, source, metric, unit, (kinds[0] + kinds[1])[0] if one else None, *sides)
+        if not one and all(kinds):
+            said = [" / ".join(kind.label for kind in each) for each in kinds]
+            made = replace(made, reason=f"different kinds of numbers: A {said[0]}, B {said[1]}")
         yield made
 
 
-def _key(key: object) -> tuple[str, ...]:
-    parts = key if isinstance(key, tuple) else (key,)
-    return tuple("" if pd.isna(part) else str(part) for part in parts)
+def _kinds(rows: pd.DataFrame) -> list[Kind]:
+    return [Kind(kind) for kind in sorted(set(rows["kind"].dropna()))]
 
 
 def _side(name: str, data: Dataset, point: Mapping[str, str], rows: pd.DataFrame) -> Side:

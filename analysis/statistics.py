@@ -245,8 +245,8 @@ def hodges_lehmann(a: Floats, b: Floats) -> float | None:
 def stability(values: Floats) -> list[str]:
     """Return reasons why this sample may be unstable; empty when there is none.
 
-    The reasons are those of pyperf's check: spread above 10 % of the mean, extremes 50 % away from it,
-    too few samples for 95 % certainty of 1 %.
+    The reasons are those of pyperf's check: spread above 10 % of the mean, extremes 50 % away from it, too few
+    samples. `repeats_needed` says how many would be enough.
     """
     n = len(values)
     if n == 0:
@@ -264,10 +264,15 @@ def stability(values: Floats) -> list[str]:
     for word, extreme in (("smallest", float(values.min())), ("largest", float(values.max()))):
         if abs(extreme - mean) / abs(mean) >= 0.50:
             reasons.append(f"the {word} value is {abs(extreme - mean) / abs(mean):.0%} away from the mean")
-    needed = math.ceil((stats.norm.ppf((1 + LEVEL) / 2) * relative / 0.01) ** 2)
-    if needed > n:
-        reasons.append(f"n = {n} is too few to know the mean to 1 % at {LEVEL:.0%}: about {needed} are needed")
     return reasons
+
+
+def repeats_needed(values: Floats, *, precision: float = 0.01) -> int | None:
+    """Return how many samples like these it takes to know the mean to `precision` at 95 %; None if unknown."""
+    if len(values) < ENOUGH_FOR_BOOTSTRAP or values.mean() == 0:
+        return None
+    relative = float(values.std(ddof=1) / abs(values.mean()))
+    return max(ENOUGH_FOR_BOOTSTRAP, math.ceil((stats.norm.ppf((1 + LEVEL) / 2) * relative / precision) ** 2))
 
 
 def interleaved(a: Sequence[str], b: Sequence[str]) -> bool | None:

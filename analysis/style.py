@@ -25,7 +25,7 @@ PAGES = "YlGnBu"
 INK = "#22282f"
 FAINT = "#8a929b"
 
-RC: dict[str, Any] = {
+RC: Any = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.spines.right": False,
@@ -57,7 +57,7 @@ def to_svg(figure: Figure, *, name: str, label: str) -> str:
         label: what the picture shows, in words, for those who do not see it.
     """
     buffer = io.StringIO()
-    with rc_context({**RC, "svg.hashsalt": name}):
+    with rc_context(RC | {"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

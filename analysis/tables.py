@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis import comparison, statistics
-from analysis.comparison import Comparison
+from analysis import statistics
 from analysis.dataset import Dataset
-from analysis.frames import POINT
+from analysis.frames import POINT, known_words
 from analysis.placement import Group
-from analysis.selection import Overall
 from analysis.statistics import Interval
 from numalab.kinds import Kind
 
@@ -22,6 +20,11 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 NA = "NA"
+#: Columns of words even where they follow numbers.
+TEXT_COLUMNS = ("finding", "kind", "note")
+
+
+_LARGE = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,28 @@ class Table:
 
     def to_rich(self) -> RichTable:
         """Return it for the terminal."""
+        from rich import box
         from rich.markup import escape
         from rich.table import Table as Rich
 
-        made = Rich(title=escape(self.title), caption=escape(self.note) or None, title_justify="left", caption_justify="left")
+        made = Rich(
+            title=escape(self.title),
+            caption=escape(self.note) or None,
+            title_justify="left",
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+            title_style="bold",
+        )
         for place, heading in enumerate(self.columns):
-            made.add_column(escape(heading), justify="right" if place >= self.numbers else "left", overflow="fold")
+            right = place >= self.numbers and heading not in TEXT_COLUMNS
+            made.add_column(
+                escape(heading),
+                justify="right" if right else "left",
+                overflow="fold",
+                no_wrap=place < self.numbers,
+            )
         for number, row in enumerate(self.rows):
             made.add_row(*(escape(cell) for cell in row), end_section=number + 1 in self.breaks)
         return made
@@ -62,8 +81,12 @@ def value_text(value: float | None, unit: str = "") -> str:
         return NA
     if unit == "share":
         return f"{value:.1%}"
-    if value == 0 or 1 <= abs(value) < 1e6:
-        text = f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.4g}"
+    size = abs(value)
+    if size >= 1e6:
+        factor, letter = next(pair for pair in _LARGE if size >= pair[0])
+        text = f"{value / factor:.4g}{letter}"
+    elif size >= 1000 or float(value).is_integer():
+        text = f"{value:,.0f}"
     else:
         text = f"{value:.4g}"
     return f"{text} {unit}".rstrip()
@@ -103,7 +126,7 @@ def placement_table(groups: Sequence[Group], names: Sequence[str], *, title: str
             head = name if level == group.first.levels - 1 else ""
             cells = [_counts(pages[:, column]) for column in range(len(nodes))]
             rows.append([head, group.first.level_names[level], *cells, _counts(pages.sum(axis=1))])
-        rows.append(["", "remote leaf entries", *(_shares(group.remote[:, c]) for c in range(len(nodes))), ""])
+        rows.append(["", "remote share", *(_shares(group.remote[:, c]) for c in range(len(nodes))), ""])
         breaks.add(len(rows))
     kinds = kinds_text(group.first.kind for group in groups)
     return Table(
@@ -137,19 +160,18 @@ def metric_table(data: Dataset, rows: pd.DataFrame, *, title: str) -> Table:
     good = rows[rows["ok"].fillna(False).astype(bool)]
     found = []
     for key, group in good.groupby(["metric", *axes, "unit", "kind"], dropna=False, sort=False):
-        metric, *point, unit, kind = key
-        unit = "" if pd.isna(unit) else str(unit)
+        metric, *point, unit, kind = known_words(key)
         values = statistics.clean([None if pd.isna(value) else float(value) for value in group["value"]])
         middle = statistics.centre_interval(values)
         missing = int(group["value"].isna().sum())
         found.append(
             [
-                str(metric),
-                *map(str, point),
+                metric,
+                *point,
                 value_text(middle.estimate, unit),
                 interval_text(middle, unit),
                 f"{len(values)}{f' (+{missing} NA)' if missing else ''}",
-                kinds_text([None if pd.isna(kind) else Kind(kind)]),
+                kinds_text([Kind(kind) if kind else None]),
             ]
         )
     order = {name: place for place, name in enumerate(dict.fromkeys(row[0] for row in found))}
@@ -159,7 +181,7 @@ def metric_table(data: Dataset, rows: pd.DataFrame, *, title: str) -> Table:
         ["metric", *axes, "median", "95 % interval", "n", "kind"],
         found,
         numbers=1 + len(axes),
-        note="Bootstrap intervals of the median (BCa from n = 10 on, expanded percentile below); NA is missing, never 0.",
+        note="Bootstrap intervals of the median (BCa from n = 10 on, expanded percentile below). NA: missing.",
     )
 
 
@@ -171,10 +193,10 @@ def wall_time_table(data: Dataset) -> Table | None:
     axes = [axis for axis in POINT if len(data.axis(axis)) > 1] or ["policy"]
     found = []
     for key, group in rows.groupby(["metric", *axes, "unit"], dropna=False, sort=False):
-        metric, *point, unit = key
+        metric, *point, unit = known_words(key)
         values = group["value"].dropna().astype(float)
         span = [value_text(v) for v in (values.min(), values.median(), values.max())] if len(values) else [NA] * 3
-        found.append([str(metric), *map(str, point), *span, "" if pd.isna(unit) else str(unit), str(len(values))])
+        found.append([metric, *point, *span, unit, str(len(values))])
     return Table(
         "Wall time of the emulation",
         ["metric", *axes, "smallest", "median", "largest", "unit", "n"],
@@ -189,80 +211,14 @@ def outcome_table(data: Dataset) -> Table:
     """Return how many cells of each point ended how."""
     frame = data.outcomes
     axes = [axis for axis in POINT if len(data.axis(axis)) > 1] or ["policy"]
-    ends = frame["outcome"].where(frame["ok"].astype(bool), frame["outcome"].replace("exit", "exit ≠ 0")).where(
-        ~frame["ok"].astype(bool), "ok"
+    ends = (
+        frame["outcome"]
+        .where(frame["ok"].astype(bool), frame["outcome"].replace("exit", "exit ≠ 0"))
+        .where(~frame["ok"].astype(bool), "ok")
     )
     kinds = ["ok", *sorted(set(ends) - {"ok"})]
     found = []
     for key, group in ends.groupby([frame[axis] for axis in axes], sort=False):
         counts = group.value_counts()
-        words = key if isinstance(key, tuple) else (key,)
-        found.append([*map(str, words), *(str(counts.get(kind, 0)) for kind in kinds), str(len(group))])
+        found.append([*known_words(key), *(str(counts.get(kind, 0)) for kind in kinds), str(len(group))])
     return Table("How the cells ended", [*axes, *kinds, "cells"], found, numbers=len(axes))
-
-
-def comparison_table(comparisons: Sequence[Comparison], *, title: str) -> Table:
-    """Return comparisons, one a row: medians, effect with interval, rank test, n, noise floor, finding."""
-    axes = [axis for axis in POINT if len({each.point[axis] for each in comparisons if axis in each.point}) > 1]
-    sides = len({each.b.name for each in comparisons}) > 1
-    found = []
-    for each in comparisons:
-        found.append(
-            [
-                f"{each.metric} ({each.unit})" if each.unit else each.metric,
-                *(each.point.get(axis, "") for axis in axes),
-                *([each.b.name] if sides else []),
-                value_text(_median(each.a.values), _bare(each.unit)),
-                value_text(_median(each.b.values), _bare(each.unit)),
-                comparison.effect_text(each),
-                NA if each.p_adjusted is None else f"{each.p_adjusted:.2g}",
-                NA if each.delta is None else f"{each.delta:+.2f}",
-                f"{each.a.n}, {each.b.n}",
-                _floor_text(each),
-                f"{each.finding}: {each.reason}" if each.reason else str(each.finding),
-            ]
-        )
-    head = ["metric", *axes, *(["B"] if sides else [])]
-    names = " and ".join(sorted({each.b.name for each in comparisons})) if not sides else "B"
-    baseline = " and ".join(dict.fromkeys(each.a.name for each in comparisons))
-    kinds = kinds_text(each.kind for each in comparisons)
-    return Table(
-        f"{title} ({kinds}); A is {baseline}{'' if sides else f', B is {names}'}",
-        [*head, "A", "B" if not sides else "value", "B against A", "p", "Cliff's δ", "n", "noise floor", "finding"],
-        found,
-        numbers=len(head),
-        note="Ratios (for shares: differences) of medians with 95 % bootstrap interval; p: Mann-Whitney U, two-sided, "
-        "adjusted for the number of comparisons (Holm); noise floor: what an A/A repetition of the baseline cannot exclude.",
-    )
-
-
-def _bare(unit: str) -> str:
-    """The unit a cell needs when its row names the unit already."""
-    return unit if unit == "share" else ""
-
-
-def _floor_text(each: Comparison) -> str:
-    if each.floor is None:
-        return NA
-    if each.unit == "share" or each.floor.factor is None:
-        return NA if each.floor.difference is None else f"±{value_text(each.floor.difference, each.unit)}"
-    return f"×{each.floor.factor:.3g}"
-
-
-def _median(values: statistics.Floats) -> float | None:
-    return float(np.median(values)) if len(values) else None
-
-
-def overall_table(means: Sequence[Overall]) -> Table:
-    """Return the geometric means over workloads."""
-    rows = [
-        [each.metric, each.name, ", ".join(each.workloads), comparison.factor_text(each.ratio), each.ratio.note]
-        for each in means
-    ]
-    kinds = kinds_text(each.kind for each in means)
-    return Table(
-        f"Geometric mean over workloads, 95 % interval ({kinds})",
-        ["metric", "B", "workloads", "ratio to the baseline", "note"],
-        rows,
-        numbers=5,
-    )

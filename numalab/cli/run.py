@@ -36,7 +36,7 @@ def command(experiment: str, dry_run: bool, as_json: bool, **options: Any) -> in
     from numalab.run.runner import Options
     from numalab.run.system import find_experiment
 
-    lab = default_lab()
+    lab = default_lab(download=not dry_run)
     loaded = load(find_experiment(experiment), lab)
     wanted = Options(given=experiment, **options)
     if dry_run:
@@ -115,31 +115,26 @@ def _summary_json(summary: Summary) -> Json:
 
 def _dry_run(experiment: Experiment, lab: Lab, options: Options, *, as_json: bool) -> int:
     from numalab.run import runner
-    from numalab.run.plan import Cell, commands, plan
+    from numalab.run.plan import commands, plan
 
     points = runner.select(experiment, options)
     cells, blocked = plan(experiment, points, lab, accel=options.accel)
-    planned = {each.point: each for each in [*cells, *blocked]}
-    rows = []
-    for point in points:
-        each = planned[point]
-        ready = isinstance(each, Cell)
-        rows.append(
-            {
-                "id": each.id if ready else None,
-                **point.to_json(),
-                "commands": commands(each.policy, each.argv),
-                "missing": None if ready else str(each.why),
-            }
-        )
+    ids = {cell.point: cell.id for cell in cells}
+    missing = {each.point: str(each.why) for each in blocked}
+    lines = {cell.point: commands(cell.policy, cell.argv) for cell in cells}
+    lines |= {each.point: commands(each.policy, each.argv) for each in blocked}
+    rows = [
+        {"id": ids.get(point), **point.to_json(), "commands": lines[point], "missing": missing.get(point)}
+        for point in points
+    ]
     if as_json:
         import json
 
         click.echo(json.dumps({"seed": experiment.seed, "cells": rows}, indent=1))
         return 0
-    for row, point in zip(rows, points, strict=True):
-        click.echo(f"{row['id'] or '(not built yet)':16}  {point}")
-        for line in row["commands"]:
+    for point in points:
+        click.echo(f"{ids.get(point) or '(not built yet)':16}  {point}")
+        for line in lines[point]:
             click.echo(f"    # {line}")
     click.echo(f"{len(points)} cells, seed {experiment.seed}")
     for message in dict.fromkeys(f"{each.why}\n  → {each.why.remedy}" for each in blocked):

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from numalab.machine.session import Machine
     from numalab.measure.snapshot import Snapshot
 
-#: Runs when no COMMAND is named: a shell that fills 32 MiB and says that it is ready.
-_DEMO = (
-    "sh",
-    "-c",
-    'x=$(head -c 32M /dev/zero | tr "\\0" x); echo ready >&$NUMALAB_MARK_FD; read _ <&$NUMALAB_MARK_FD; sleep 600',
-)
+#: Runs when no COMMAND is named: a shell that fills 32 MiB. It announces its start, so that we wait for "ready".
+_DEMO_SCRIPT = """
+mark() { echo $1 >&$NUMALAB_MARK_FD; read _ <&$NUMALAB_MARK_FD; }
+mark init
+x=$(dd if=/dev/zero bs=1M count=32 2>/dev/null | tr '\\0' x)
+mark ready
+"""
+_DEMO = ("sh", "-c", _DEMO_SCRIPT)
 #: Seconds a program has to announce its first mark before it counts as one that knows no marks.
 _PATIENCE = 3.0
 
@@ -37,9 +39,10 @@ _PATIENCE = 3.0
 @click.option("--host-program", "host_programs", multiple=True, metavar="NAME", help="As in `numalab boot`.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--save", "archive", type=click.Path(path_type=Path), metavar="FILE", help="Keep an npz archive.")
+@click.option("--svg", type=click.Path(path_type=Path), metavar="FILE", help="Also draw it into an SVG file.")
 @click.option("--load", "stored", type=click.Path(path_type=Path), metavar="FILE", help="Show a kept archive.")
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED)
-def command(stored: Path | None, archive: Path | None, as_json: bool, **options: Any) -> int:
+def command(stored: Path | None, archive: Path | None, svg: Path | None, as_json: bool, **options: Any) -> int:
     """Boot a machine, run COMMAND in it, and show where its page tables live.
 
     The machine is paused while it is looked into. Without --pid, --name or --all the process that was
@@ -60,14 +63,18 @@ def command(stored: Path | None, archive: Path | None, as_json: bool, **options:
 
         save(snapshot, archive)
         click.echo(f"numalab: kept as {archive}", err=True)
+    from numalab.measure.render import render, to_svg
+
+    if svg:
+        from numalab.paths import write_atomic
+
+        write_atomic(svg, to_svg(snapshot))
     if as_json:
         import json
 
         click.echo(json.dumps(snapshot.to_json(), indent=1))
     else:
         from rich.console import Console
-
-        from numalab.measure.render import render
 
         render(snapshot, Console())
     return 0
@@ -119,12 +126,15 @@ def _take(options: dict[str, Any]) -> Snapshot:
             raise ExperimentError(f"{argv[0]}: {reason}") from error
         try:
             try:
-                process.wait_mark(options["mark"] if after is None else "", _PATIENCE if after is None else after)
+                if after is None:
+                    process.wait_mark(options["mark"], _PATIENCE)
+                else:  # no program announces this mark
+                    process.wait_mark(f"{after:g} s after its start", after)
             except CommandTimeoutError:
                 if after is None and spoke:
                     process.wait_mark(options["mark"])
                 else:
-                    look(f"after {after or _PATIENCE:g} s")
+                    look(f"after {_PATIENCE if after is None else after:g} s")
         except CommandFailedError as error:
             raise ExperimentError(
                 f"{error}, before there was anything to look at",

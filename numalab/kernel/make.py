@@ -24,6 +24,10 @@ _STAMP = {
     "LOCALVERSION": "",  # set: setlocalversion adds no "+" of its own
 }
 
+#: Should numalab be killed, this shell is told (pdeathsig) and ends make and everything below it: make
+#: itself would leave compilers and linkers behind. What was made stays good, make is made for that.
+_WARDEN = 'trap "trap : TERM; kill 0; wait; exit 143" TERM; "$@" & wait $!'
+
 
 def jobs_default() -> int:
     """Return one job more than this process may use CPUs."""
@@ -93,9 +97,8 @@ def run(
     Raises:
         ExperimentError: it failed: with the first compiler error and the log's path.
     """
-    # Should numalab be killed, make is told to end; what it made stays good, make is made for that.
     setpriv = tools.which("setpriv")
-    dying = [setpriv, "--pdeathsig", "TERM"] if setpriv else []
+    dying = [setpriv, "--pdeathsig", "TERM", "sh", "-c", _WARDEN, "sh"] if setpriv else []
     count = 0
     with log.open("ab") as out:
         start = out.tell()

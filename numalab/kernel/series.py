@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from numalab.errors import MissingError, UserError, nearest
@@ -123,8 +124,7 @@ def changes(text: str) -> list[FileChange]:
         ValueError: a hunk is cut short, or the patch carries a symbolic link or binary data.
     """
     lines = text.splitlines()
-    starts = list(_sections(lines))
-    return [_section(lines[start:end]) for start, end in zip(starts, [*starts[1:], len(lines)], strict=True)]
+    return [_section(lines[start:end]) for start, end in pairwise([*_sections(lines), len(lines)])]
 
 
 def _sections(lines: list[str]) -> Iterator[int]:
@@ -135,7 +135,7 @@ def _sections(lines: list[str]) -> Iterator[int]:
         if hunk:
             at = _after_hunk(lines, at, hunk)
             continue
-        if lines[at].startswith("diff --git "):
+        if lines[at].startswith("diff --git a/"):
             yield at
         at += 1
 

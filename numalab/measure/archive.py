@@ -84,10 +84,10 @@ def load(path: Path) -> Snapshot:
     Raises:
         UserError: when the file is not a snapshot, is damaged, or comes from a newer numalab.
     """
+    if path.exists() and not zipfile.is_zipfile(path):
+        raise UserError(f"{path}: not a page-table snapshot, or cut short (it is no npz archive)")
     try:
         with np.load(path, allow_pickle=False) as stored:
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise ValueError("one array, not an archive")
             meta = json.loads(stored["meta"].tobytes())
             if meta["format"] != _FORMAT:
                 raise ValueError(f"its format is {meta['format']!r}")

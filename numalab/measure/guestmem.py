@@ -1,26 +1,28 @@
-"""A guest's memory and kernel objects from outside, through drgn over QMP.
+"""A guest's kernel objects and memory from outside, through drgn.
 
-No file is needed beside the running guest: symbols come from its kallsyms, types from its BTF. drgn
-finds guest memory in QEMU's address space and reads it with process_vm_readv.
+No file is needed beside the running guest: symbols come from its kallsyms, types from its BTF. The
+guest itself is asked one thing, once: the physical address of its vmcoreinfo note.
 """
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
-import drgn
-import numpy as np
-from drgn import Program
-from numpy.typing import NDArray
+from drgn import Architecture, Platform, Program
 
-from numalab.errors import ExperimentError, MissingError
+from numalab.errors import MissingError
+from numalab.machine.outcome import GuestFileError
 from numalab.measure import btf_types, symbols
 from numalab.measure.btf import Btf
-from numalab.measure.pagetable import ENTRIES, PAGE_SHIFT
+from numalab.measure.counters import GuestFiles
+from numalab.measure.qemu_ram import GuestMemoryError, GuestRam
 
-
-class GuestMemoryError(ExperimentError):
-    """Guest memory could not be read where the kernel's own data said there is something."""
+#: In the guest: "<physical address of the note, hex> <size, hex>".
+VMCOREINFO_FILE = "/sys/kernel/vmcoreinfo"
+_NOTE_HEADER = struct.Struct("<III")
+_NOTE_NAME = b"VMCOREINFO\0"
 
 
 class Guest:
@@ -28,19 +30,29 @@ class Guest:
 
     Attributes:
         prog: the drgn program; its helpers for tasks, nodes, CPUs and memory work.
+        ram: the guest's physical memory.
         vmcoreinfo: what the kernel publishes about itself, as text values.
         levels: page-table levels of this boot, 4 or 5.
     """
 
-    def __init__(self, prog: Program, *, vmlinux: Path | None = None) -> None:
-        """Learn symbols and types of the kernel behind `prog`.
+    def __init__(self, ram: GuestRam, vmcoreinfo: bytes, *, vmlinux: Path | None = None) -> None:
+        """Learn symbols and types of the kernel in `ram`.
+
+        Args:
+            ram: physical memory.
+            vmcoreinfo: text of the kernel's note.
+            vmlinux: with DWARF, to be preferred to BTF.
 
         Raises:
-            MissingError: when the kernel carries no kallsyms or no BTF and no `vmlinux` is given.
+            MissingError: when the kernel carries no kallsyms, or no BTF and no `vmlinux` is given.
         """
-        self.prog = prog
-        self.vmcoreinfo = symbols.parse_vmcoreinfo(prog["VMCOREINFO"].string_().decode())
+        self.ram = ram
+        self.vmcoreinfo = symbols.parse_vmcoreinfo(vmcoreinfo.decode())
         self.levels = 5 if self.vmcoreinfo.get("NUMBER(pgtable_l5_enabled)") == "1" else 4
+        self.prog = prog = Program(Platform(Architecture.X86_64))
+        for first, last, host in ram.ranges:
+            prog.add_memory_segment(first, last - first, _segment_reader(ram, host), physical=True)
+        prog.set_linux_kernel_custom(vmcoreinfo, True)
         self._types: btf_types.BtfTypes | None = None
         if vmlinux is not None:
             prog.load_debug_info([vmlinux])
@@ -56,52 +68,67 @@ class Guest:
             )
 
     @classmethod
-    def attach(cls, qmp_socket: Path, *, vmlinux: Path | None = None) -> Guest:
-        """Attach to the guest behind a QMP socket (which serves one client: give drgn its own).
+    def attach(cls, qmp_socket: Path, note: bytes, *, vmlinux: Path | None = None) -> Guest:
+        """Attach to the guest behind a QMP socket.
+
+        Args:
+            qmp_socket: nobody else may use it meanwhile; it is free again afterwards.
+            note: content of the guest's /sys/kernel/vmcoreinfo (see `note_address`).
+            vmlinux: with DWARF, to be preferred to BTF.
 
         Raises:
-            MissingError: when the guest does not publish its vmcoreinfo, or see `Guest`.
-            ExperimentError: when the socket does not answer.
+            ExperimentError: when QEMU does not answer.
+            MissingError: see `Guest` and `GuestRam`.
         """
-        prog = Program()
+        ram = GuestRam.attach(qmp_socket)
         try:
-            prog.set_qemu_qmp(str(qmp_socket))
-        except OSError as error:
-            raise ExperimentError(f"cannot look into the guest through {qmp_socket}: {error}") from error
-        except Exception as error:  # drgn raises its plain errors as Exception
-            raise MissingError(
-                f"cannot look into the guest through {qmp_socket}: {error}",
-                remedy="QEMU needs -device vmcoreinfo, the guest CONFIG_VMCORE_INFO and qemu_fw_cfg loaded",
-            ) from error
-        return cls(prog, vmlinux=vmlinux)
+            address, size = (int(word, 16) for word in note.split())
+            return cls(ram, read_note(ram.read(address, size)), vmlinux=vmlinux)
+        except BaseException:
+            ram.close()
+            raise
 
     def close(self) -> None:
         """Detach. Types refer to the program and its finder to the types: the ring is opened here."""
         if self._types is not None:
             self._types.forget()
+        self.ram.close()
         del self.prog
 
-    def read_pages(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """The pages with these frame numbers, as entries: uint64 [len(frames), 512].
 
-        Neighbours are read with one call.
+def note_address(machine: GuestFiles) -> bytes:
+    """Ask a running guest where its vmcoreinfo note is; what `Guest.attach` wants.
 
-        Raises:
-            GuestMemoryError: when one of them is not in guest memory.
-        """
-        if not len(frames):
-            return np.empty((0, ENTRIES), np.uint64)
-        breaks = np.flatnonzero(np.diff(frames) != 1) + 1
-        firsts = np.concatenate(([0], breaks))
-        counts = np.diff(np.concatenate((firsts, [len(frames)])))
-        read = self.prog.read
-        try:
-            whole = b"".join(
-                [
-                    read(first << PAGE_SHIFT, count << PAGE_SHIFT, True)
-                    for first, count in zip(frames[firsts].tolist(), counts.tolist(), strict=True)
-                ]
-            )
-        except drgn.FaultError as error:
-            raise GuestMemoryError(f"no guest memory at physical address {error.address:#x}") from error
-        return np.frombuffer(whole, "<u8").reshape(-1, ENTRIES)
+    Raises:
+        MissingError: when its kernel publishes none.
+    """
+    try:
+        return machine.read_file(VMCOREINFO_FILE)
+    except GuestFileError as error:
+        raise MissingError(
+            f"the guest's kernel has no {VMCOREINFO_FILE}, so its memory cannot be understood from outside",
+            remedy="build it with CONFIG_VMCORE_INFO=y (CONFIG_KEXEC or CONFIG_CRASH_DUMP selects it)",
+        ) from error
+
+
+def read_note(raw: bytes) -> bytes:
+    """Text inside the ELF note at the start of `raw`.
+
+    Raises:
+        GuestMemoryError: when there is no such note.
+    """
+    if len(raw) >= _NOTE_HEADER.size:
+        name_size, size, _type = _NOTE_HEADER.unpack_from(raw)
+        text = _NOTE_HEADER.size + (name_size + 3 & ~3)
+        if raw[_NOTE_HEADER.size :].startswith(_NOTE_NAME) and text + size <= len(raw):
+            return raw[text : text + size].rstrip(b"\0")
+    raise GuestMemoryError("there is no vmcoreinfo note where the guest said it was")
+
+
+def _segment_reader(ram: GuestRam, host: int) -> Callable[[int, int, int, bool], bytes]:
+    """What drgn calls to read the range of guest memory mapped at `host`."""
+
+    def read(_address: int, count: int, offset: int, _physical: bool) -> bytes:
+        return ram.read_host(host + offset, count)
+
+    return read

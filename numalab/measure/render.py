@@ -44,6 +44,21 @@ def render(snapshot: Snapshot, console: Console) -> None:
         view.line("  no process with memory of its own")
 
 
+def to_svg(snapshot: Snapshot) -> str:
+    """The picture that `render` prints, as an SVG document."""
+    import io
+
+    from rich.console import Console
+    from rich.terminal_theme import DEFAULT_TERMINAL_THEME
+
+    width = 2 + _HEAD + _CELL * (max(len(snapshot.nodes), 4) + 2)
+    console = Console(
+        file=io.StringIO(), record=True, width=width, force_terminal=True, color_system="truecolor", no_color=False
+    )
+    render(snapshot, console)
+    return console.export_svg(title="numalab snapshot", theme=DEFAULT_TERMINAL_THEME)
+
+
 def _levels(levels: int) -> list[str]:
     """Row heads, level 1 first; the top level is the PGD whatever the number of levels."""
     return [*LEVEL_NAMES[: levels - 1], LEVEL_NAMES[-1]]

@@ -14,7 +14,7 @@ import numpy as np
 
 from numalab.kinds import Kind
 from numalab.measure import kernel_view
-from numalab.measure.guestmem import Guest
+from numalab.measure.guestmem import Guest, note_address
 from numalab.measure.nodes import NodeMap
 from numalab.measure.pagetable import Tables, WalkError, walk
 from numalab.measure.snapshot import ProcessPlacement, Root, Snapshot
@@ -31,6 +31,9 @@ class Observable(Protocol):
     def accel(self) -> str:
         """ "kvm" or "tcg"."""
 
+    def read_file(self, path: str) -> bytes:
+        """Content of a file of the guest, while it runs."""
+
     def paused(self) -> AbstractContextManager[object]:
         """All CPUs stand still inside."""
 
@@ -42,7 +45,7 @@ def guest_of(machine: Observable) -> Guest:
     """The guest of a running machine, attached on first use and kept as long as the machine object."""
     guest = _attached.get(machine)
     if guest is None:
-        guest = _attached[machine] = Guest.attach(machine.qmp_socket)
+        guest = _attached[machine] = Guest.attach(machine.qmp_socket, note_address(machine))
     return guest
 
 
@@ -70,9 +73,9 @@ def take(
         WalkError: when the tables contradict themselves.
     """
     begin = time.perf_counter()
+    guest = guest_of(machine)
+    attached = time.perf_counter()
     with machine.paused():
-        guest = guest_of(machine)
-        attached = time.perf_counter()
         nodes = kernel_view.node_map(guest)
         found = kernel_view.processes(guest.prog, pids, names)
         placements = _placements(guest, nodes, found)
@@ -105,7 +108,7 @@ def _placements(guest: Guest, nodes: NodeMap, found: list[kernel_view.Process]) 
     tables = walk(
         [root.frame for each in roots for root in each],
         guest.levels,
-        guest.read_pages,
+        guest.ram.read_pages,
         nodes,
         huge_zero_frame=kernel_view.huge_zero_frame(guest.prog),
     )

@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from numalab.errors import ExperimentError, MachineLostError, MissingError, NumalabError
+from numalab.kinds import Kind
 from numalab.machine.outcome import CommandTimeoutError, Completed, GuestFileError, Mark
+from numalab.measure import counters, perf
 from numalab.results import Json
-from numalab.run import counters, provenance
+from numalab.run import provenance
 from numalab.run.lab import Lab
 from numalab.run.machines import Live, Pool
 from numalab.run.plan import Cell
 from numalab.run.policy import Setting, applied
-from numalab.run.values import counter_kind, sample_to_json
 
+_PERF_OUTPUT = "/tmp/numalab-perf.json"
 #: The kernel keeps this many bytes of a program's name (TASK_COMM_LEN - 1).
 _COMM = 15
 #: Of a longer output the first and the last half of this are kept.
@@ -91,8 +93,8 @@ class _Attempt:
         self.samples: list[Json] = []
         self.placement: list[Json] = []
         self.marks: dict[str, float] = {}
-        self.readings: dict[str, counters.Reading] = {}
-        self.perf = counters.no_perf(context.perf)
+        self.readings: dict[str, counters.Counters] = {}
+        self.perf = perf.parse("", context.perf)
         self.settings: list[Setting] = []
         self.knobs_before: dict[str, str] = {}
         self.knobs_after: dict[str, str] = {}
@@ -120,8 +122,8 @@ class _Attempt:
             self.outcome = _outcome("error", detail=_words(error))
 
     def _program(self, live: Live) -> None:
-        perf = bool(live.perf and self.context.perf)
-        argv = [*(counters.perf_argv(self.context.perf) if perf else ()), *self.cell.argv]
+        counted = bool(live.perf and self.context.perf)
+        argv = [*(perf.argv_prefix(_PERF_OUTPUT, self.context.perf) if counted else ()), *self.cell.argv]
         self.readings["start"] = counters.read(live.machine)
         try:
             process = live.machine.start(argv, on_mark=self._on_mark)
@@ -137,9 +139,10 @@ class _Attempt:
         self.readings["end"] = counters.read(live.machine)
         self.completed = done
         self.outcome = _outcome(done.type, status=done.status, signal=done.signal, detail="" if done.ok else str(done))
-        if perf:
+        if counted:
             with suppress(GuestFileError):
-                self.perf = counters.parse_perf(live.machine.read_file(counters.PERF_OUTPUT), self.context.perf)
+                text = live.machine.read_file(_PERF_OUTPUT).decode(errors="replace")
+                self.perf = perf.parse(text, self.context.perf)
         if done.ok:
             self._samples(done, live)
         if self.broken:
@@ -147,11 +150,9 @@ class _Attempt:
 
     def _samples(self, done: Completed, live: Live) -> None:
         try:
-            found = self.cell.workload.parse(done.stdout)
+            self.samples = list(self.cell.workload.samples(done.stdout, live.machine.accel))
         except NumalabError as error:
             self.outcome = _outcome("no-result", status=done.status, detail=str(error))
-            return
-        self.samples = [sample_to_json(sample, live.machine.accel) for sample in found]
 
     def _on_mark(self, mark: Mark, machine: Any) -> None:
         """Record what belongs to a mark while the program waits at it; a failure is kept for later."""
@@ -224,7 +225,7 @@ class _Attempt:
                 "host": {**context.run_facts["host"], "load": self.load},
                 "reproduce": context.reproduce[cell.id],
             },
-            "started": started.isoformat(timespec="seconds"),
+            "started": started.isoformat(timespec="milliseconds"),
             "seconds": round(seconds, 3),
         }
 
@@ -236,20 +237,25 @@ class _Attempt:
     def _counters(self) -> Json:
         whole = _between(self.readings, "start", "end")
         return {
-            "kind": counter_kind(self.live.machine.accel) if self.live else None,
+            "kind": _count_kind(self.live.machine.accel) if self.live else None,
             "vmstat": whole["vmstat"] if whole else None,
             "numastat": whole["numastat"] if whole else None,
             "measured": _between(self.readings, "ready", "done"),
-            "perf": self.perf.counts,
-            "perf_running": self.perf.running,
+            "perf": self.perf.to_json(),
+            "perf_running": {event.event: event.running for event in self.perf.events},
         }
 
 
-def _between(readings: Mapping[str, counters.Reading], first: str, last: str) -> Json | None:
+def _count_kind(accel: str) -> Kind:
+    """The kind of an exact count: in emulation it is counted, on hardware measured."""
+    return Kind.COUNTED if accel == "tcg" else Kind.MEASURED
+
+
+def _between(readings: Mapping[str, counters.Counters], first: str, last: str) -> Json | None:
     """The counters' change between two moments, None when one was not reached."""
     if first not in readings or last not in readings:
         return None
-    return counters.change(readings[first], readings[last])
+    return readings[last].since(readings[first]).to_json()
 
 
 def _outcome(kind: str, *, status: int | None = None, signal: int | None = None, detail: str = "") -> Json:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from numalab.errors import NumalabError, UserError, nearest
 from numalab.machine.topology import Topology
+from numalab.measure.perf import argv_prefix
 from numalab.run import spec
 from numalab.run.lab import Lab, WorkloadLike
 from numalab.run.policy import Policy
@@ -37,6 +38,7 @@ def load(path: Path, lab: Lab) -> Experiment:
         if policy.name in policies and workload.name in workloads:
             _options(policies[policy.name], workload, workloads[workload.name], problems)
     _metrics(experiment, workloads, problems)
+    _events(experiment, problems)
     _memory(experiment, lab, problems)
     problems.raise_any()
     return experiment
@@ -50,7 +52,9 @@ def merged_params(workload: Variant, policy: Policy) -> dict[str, object]:
 def _kernels(experiment: Experiment, lab: Lab, problems: Problems) -> None:
     for number, name in enumerate(experiment.kernels):
         # Beside the names there are "patched:SETS", the id of a build, and paths.
-        known = name.split(":", maxsplit=1)[0] in lab.kernel_names or "/" in name or re.fullmatch("[0-9a-f]{8,}", name)
+        known = (
+            name.split(":", maxsplit=1)[0] in lab.kernel_names or "/" in name or re.fullmatch("[0-9a-f]{6,16}", name)
+        )
         if not known and not Path(name).exists():
             near = nearest(name, lab.kernel_names)
             names = ", ".join(lab.kernel_names)
@@ -106,7 +110,8 @@ def _workloads(experiment: Experiment, lab: Lab, problems: Problems) -> dict[str
 
 
 def _options(policy: Policy, variant: Variant, workload: WorkloadLike, problems: Problems) -> None:
-    """Whether a policy's options for the workload are there, and not set by the file as well."""
+    """Whether a policy's options for the workload are there, fit, and are not set by the file as well."""
+    before = len(problems.found)
     for option, value in policy.options.items():
         if option not in workload.params:
             problems.add(
@@ -118,6 +123,11 @@ def _options(policy: Policy, variant: Variant, workload: WorkloadLike, problems:
             problems.add(
                 f"{variant.key}.{option}", f"policy {policy.name!r} sets {option!r} too (to {value!r}); leave one out"
             )
+    if len(problems.found) == before:
+        try:
+            workload.argv(merged_params(variant, policy))
+        except NumalabError as error:
+            problems.add(f"matrix.workload ({variant.name})", f"under policy {policy.name!r}: {error}")
 
 
 def _metrics(experiment: Experiment, workloads: dict[str, WorkloadLike], problems: Problems) -> None:
@@ -128,6 +138,14 @@ def _metrics(experiment: Experiment, workloads: dict[str, WorkloadLike], problem
                 f"measure.metrics[{number}]",
                 f"unknown metric {metric!r}{nearest(metric, known)} (metrics: {', '.join(known)})",
             )
+
+
+def _events(experiment: Experiment, problems: Problems) -> None:
+    for number, event in enumerate(experiment.measure.perf):
+        try:
+            argv_prefix("", [event])
+        except UserError as error:
+            problems.add(f"measure.perf[{number}]", str(error))
 
 
 def _memory(experiment: Experiment, lab: Lab, problems: Problems) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from numalab.errors import MissingError
 from numalab.kernel.image import KernelImage
+from numalab.kernel.progress import Lines
 from numalab.machine.outcome import Completed, Mark
 from numalab.machine.topology import Topology
 from numalab.run import system
@@ -65,19 +66,12 @@ class MachineLike(Protocol):
         """What this machine is, for provenance."""
 
 
-class SampleLike(Protocol):
-    """One number of a workload's result."""
-
-    metric: str
-    value: float | None
-    unit: str
-
-
 class WorkloadLike(Protocol):
     """An entry of the workloads' catalogue."""
 
-    name: str
-    summary: str
+    @property
+    def name(self) -> str:
+        """Of the workload and its program."""
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -90,8 +84,8 @@ class WorkloadLike(Protocol):
     def argv(self, params: Mapping[str, Any]) -> list[str]:
         """The command of the guest."""
 
-    def parse(self, stdout: bytes) -> Sequence[Any]:
-        """The samples of its result line."""
+    def samples(self, stdout: bytes, accel: str) -> list[dict[str, Any]]:
+        """The samples of its result line as they stand in result files."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +134,11 @@ class Lab:
     free_memory: Callable[[], int]
 
 
-def default_lab() -> Lab:
-    """Return the real laboratory."""
+def default_lab(*, download: bool = True) -> Lab:
+    """Return the real laboratory; without `download` a kernel that is not here yet is missing."""
     return Lab(
         kernel_names=("stock", "patched", "debug"),
-        resolve_kernel=_resolve_kernel,
+        resolve_kernel=_resolve_kernel if download else _kernel_here,
         policies=system.policies,
         workload_names=_workload_names,
         workload=_workload,
@@ -160,7 +154,16 @@ def default_lab() -> Lab:
 def _resolve_kernel(name: str) -> KernelImage:
     from numalab.kernel.images import resolve
 
-    return resolve(name)
+    return resolve(name, progress=Lines(sys.stderr))
+
+
+@cache
+def _kernel_here(name: str) -> KernelImage:
+    from numalab.kernel import images, stock
+
+    if name == stock.STOCK and stock.load() is None:
+        raise MissingError("Debian's stock kernel is not downloaded yet", remedy="numalab kernel path --kernel stock")
+    return images.resolve(name)
 
 
 def _workload_names() -> Sequence[str]:

@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from numalab.run import counters
+from numalab.errors import ExperimentError
+from numalab.machine.outcome import GuestFileError
+from numalab.measure.perf import has_pmu
 from numalab.run.check import MACHINE_OVERHEAD
 from numalab.run.lab import Lab, MachineRequest
 
 #: More machines than this do not save boots that matter, and their ticks disturb the running one.
 MAX_LIVE = 4
+_PERF_SECONDS = 60.0
 
 
 @dataclass
@@ -84,7 +87,7 @@ class Pool:
         self.last_logs.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             machine = stack.enter_context(self._lab.open_machine(request, self.last_logs))
-            perf = counters.has_pmu(machine) and counters.has_perf(machine)
+            perf = has_pmu(machine) and _has_perf(machine)
             live = Live(machine, dict(machine.facts()), self.boots, perf, _exit=stack.pop_all())
         self._live[key] = live
         return live
@@ -117,3 +120,11 @@ def kind_of(request: MachineRequest) -> Hashable:
         request.mirror_host,
         request.huge_pages,
     )
+
+
+def _has_perf(machine: Any) -> bool:
+    """Whether there is a perf in the guest, and runs."""
+    try:
+        return bool(machine.run(["perf", "--version"], timeout=_PERF_SECONDS).ok)
+    except (GuestFileError, ExperimentError):
+        return False

@@ -177,9 +177,11 @@ def resolved_params(workload: WorkloadLike, given: Mapping[str, Any]) -> dict[st
 
 
 def patch_sets(kernel: KernelImage) -> set[str] | None:
-    """Return the patch sets of a kernel, None when its provenance does not say (a bzImage of the user)."""
-    sets = kernel.provenance.get("sets")
-    return None if sets is None else set(sets)
+    """Return the patch sets in a kernel, None when its provenance does not say (a bzImage of the user)."""
+    if kernel.provenance.get("flavour") == "stock":
+        return set()
+    series = kernel.provenance.get("series")
+    return None if series is None else set(series["sets"])
 
 
 @cache

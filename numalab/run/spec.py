@@ -15,6 +15,7 @@ from typing import Any
 
 from numalab.errors import UserError, nearest
 from numalab.machine.topology import LOCAL_DISTANCE, Node, Topology, check, uniform
+from numalab.measure.perf import DEFAULT_EVENTS
 from numalab.run.reader import Problems, Table, fits, read_toml, type_name
 
 AXES = ("kernel", "policy", "workload", "topology")
@@ -23,15 +24,6 @@ DEFAULT_TOPOLOGY = "four"
 #: The label of the A/A repetition of the baseline; no policy may be called so.
 PLACEBO = "placebo"
 MARKS = ("init", "ready", "done")
-PERF_EVENTS = (
-    "cycles",
-    "instructions",
-    "dTLB-loads",
-    "dTLB-load-misses",
-    "dTLB-stores",
-    "dTLB-store-misses",
-    "page-faults",
-)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -74,7 +66,7 @@ class Measure:
     """
 
     snapshots: tuple[str, ...] = ("ready",)
-    perf: tuple[str, ...] = PERF_EVENTS
+    perf: tuple[str, ...] = DEFAULT_EVENTS
     metrics: tuple[str, ...] = ()
 
 

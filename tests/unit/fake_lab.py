@@ -15,6 +15,7 @@ from typing import Any
 
 from numalab.errors import ExperimentError, MissingError, UserError
 from numalab.kernel.image import KernelImage
+from numalab.kinds import Kind
 from numalab.machine.outcome import (
     BootFailureError,
     CommandTimeoutError,
@@ -62,13 +63,6 @@ class FakeMetric:
     unit: str
 
 
-@dataclass(frozen=True)
-class FakeSample:
-    metric: str
-    value: float | None
-    unit: str
-
-
 class FakeWorkload:
     def __init__(self, name: str, **params: Any) -> None:
         self.name = name
@@ -86,12 +80,15 @@ class FakeWorkload:
                 words += [f"--{key}", str(params[key])]
         return words
 
-    def parse(self, stdout: bytes) -> list[FakeSample]:
+    def samples(self, stdout: bytes, accel: str) -> list[dict[str, Any]]:
         lines = stdout.decode(errors="replace").splitlines()
         if not lines or not lines[-1].startswith("numalab-result: "):
             raise ExperimentError(f"{self.name} printed no result line")
         values = json.loads(lines[-1].removeprefix("numalab-result: "))
-        return [FakeSample(metric, value, "") for metric, value in values.items()]
+        return [
+            {"metric": metric, "value": value, "unit": "", "kind": Kind.COUNTED if accel == "tcg" else Kind.MEASURED}
+            for metric, value in values.items()
+        ]
 
 
 WORKLOADS = {
@@ -235,8 +232,8 @@ def make_lab(world: World, top: Path) -> Lab:
             raise MissingError(f"kernel {name!r} is not built", remedy="numalab kernel build")
         path = top / f"bzImage-{name}"
         path.write_bytes(world.kernel_bytes.get(name, name.encode()))
-        sets = [] if name == "stock" else ["common"]
-        return KernelImage(name, path, f"6.12-{name}", build_id="ab" * 20, provenance={"sets": sets})
+        made = {"flavour": "stock"} if name == "stock" else {"flavour": name, "series": {"sets": ["common"]}}
+        return KernelImage(name, path, f"6.12-{name}", build_id="ab" * 20, provenance=made)
 
     @contextmanager
     def open_machine(request: MachineRequest, logs: Path) -> Iterator[FakeMachine]:

@@ -121,15 +121,18 @@ class Lab:
 def diff(work: Path, before: dict[str, str], after: dict[str, str]) -> str:
     """Return the git diff between two sets of files."""
     shutil.rmtree(work, ignore_errors=True)
-    for side, files in (("a", before), ("b", after)):
-        (work / side).mkdir(parents=True)
+    work.mkdir(parents=True)
+    git = ["git", "-C", str(work), "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    for files in (before, after):
         for name, text in files.items():
-            (work / side / name).parent.mkdir(parents=True, exist_ok=True)
-            (work / side / name).write_text(text)
-    done = subprocess.run(
-        ["git", "diff", "--no-index", "--no-prefix", "a", "b"], cwd=work, capture_output=True, text=True, check=False
-    )
-    assert done.returncode in (0, 1), done.stderr
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            (work / name).write_text(text)
+        for name in before.keys() - files.keys():
+            (work / name).unlink()
+        subprocess.run([*git, "add", "-A"], check=True)
+        subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    done = subprocess.run([*git, "diff", "HEAD^", "HEAD"], capture_output=True, text=True, check=True)
     return done.stdout
 
 

@@ -24,6 +24,7 @@ TOPOLOGY = {
 SPREAD = {
     "first-touch": [5, 3, 1, 1],
     "remote-tables": [0, 0, 0, 1],
+    "placebo": [5, 3, 1, 1],
     "interleave": [1, 1, 1, 1],
     "replicated": [1, 1, 1, 1],
 }
@@ -38,7 +39,9 @@ def split(total: int, weights: Iterable[int]) -> list[int]:
     return parts
 
 
-def summary(policy: str, *, mark: str = "ready", leaves: int = LEAVES, kind: str = "counted", cpu_nodes: Any = None) -> Json:
+def summary(
+    policy: str, *, mark: str = "ready", leaves: int = LEAVES, kind: str = "counted", cpu_nodes: Any = None
+) -> Json:
     """A snapshot summary as numalab.measure.snapshot writes it."""
     weights = SPREAD.get(policy, [1, 0, 0, 0])
     replicated = policy == "replicated"
@@ -166,7 +169,7 @@ def write(directory: Path, results: Iterable[Json], *, baseline: str = "first-to
                 "matrix": axes,
                 "baseline": {"kernel": axes["kernel"][0], "policy": baseline},
                 "repeats": 1 + max(each["cell"]["repeat"] for each in found),
-                "topologies": {name: TOPOLOGY for name in axes["topology"]},
+                "topologies": dict.fromkeys(axes["topology"], TOPOLOGY),
                 "measure": {"snapshots": ["ready"], "perf": ["cycles"], "metrics": []},
             },
             "runs": [],

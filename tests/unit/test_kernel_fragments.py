@@ -46,7 +46,7 @@ def test_every_form_of_line_is_understood() -> None:
         ("CONFIG_NUMA", "neither"),
         ("CONFIG_NUMA=yes", "no value"),
         ("CONFIG_NUMA=y z", "neither"),
-        ('CONFIG_NAME="open', "no value"),
+        ('CONFIG_NAME="open', "neither"),
         ("CONFIG_NUMA = y", "neither"),
     ],
 )

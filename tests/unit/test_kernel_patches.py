@@ -9,7 +9,7 @@ import pytest
 
 from numalab.errors import ExperimentError, MissingError, UserError
 from numalab.kernel import series, tools
-from numalab.kernel.patches import Offset, Overlay, apply_series
+from numalab.kernel.patches import Offset, Original, Overlay, apply_series
 from tests.unit.kernel_fakes import CODE_PATCH, COMMENT_PATCH, FAKE_LINUX, Lab, diff, make_lab
 
 NEW_FILE = "numa/tables.c"
@@ -20,7 +20,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     return make_lab(tmp_path, monkeypatch)
 
 
-def below(tree: Path) -> series.Sequence[str] | object:
+def below(tree: Path) -> Original:
     def original(path: str) -> Path | None:
         return file if (file := tree / path).is_file() else None
 
@@ -31,7 +31,7 @@ def apply(lab: Lab, tree: Path = FAKE_LINUX, *, where: str = "overlay") -> Overl
     top = lab.top / where
     top.mkdir()
     patches = series.read(lab.patches).patches
-    return apply_series(patches, below(tree), top, onto="Linux 6.12.117")  # type: ignore[arg-type]
+    return apply_series(patches, below(tree), top, onto="Linux 6.12.117")
 
 
 # --- the series file
@@ -81,10 +81,10 @@ def test_what_a_patch_changes_is_read_by_counting_lines(lab: Lab) -> None:
     before = {"mm/a.c": "".join(f"{n}\n" for n in range(40)), "mm/gone.c": "-- a/x\nold\n"}
     after = {"mm/a.c": before["mm/a.c"].replace("5\n", "five\n", 1).replace("30\n", "++ b/y\n"), NEW_FILE: "new\n"}
     text = "diff --git is a word of this message\n---\n" + diff(lab.top / "d", before, after)
-    found = {(change.old, change.new): change.hunks for change in series.changes(text.split("---\n", 1)[1])}
+    found = {(change.old, change.new): change.hunks for change in series.changes(text)}
     assert found == {("mm/a.c", "mm/a.c"): (3, 28), ("mm/gone.c", None): (1,), (None, NEW_FILE): (0,)}
     with pytest.raises(ValueError, match="ends inside a hunk"):
-        series.changes(text.split("---\n", 1)[1][:-60])
+        series.changes(text[:-5])
 
 
 # --- applying
@@ -125,7 +125,7 @@ def test_fuzz_is_refused_with_patch_file_and_hunk(lab: Lab) -> None:
     tree = lab.tree()
     memory = tree / "mm/memory.c"
     # `patch` would apply the second hunk with fuzz 1: only the outermost line of context differs.
-    memory.write_text(memory.read_text().replace("\t\treturn -1;\n\ttables[node]--", "\t\treturn -2;\n\ttables[node]--"))
+    memory.write_text(memory.read_text().replace("int free_table(int node)\n{", "int free_table(int node)\n{ /* */"))
     path = lab.patch("common/0001-a.patch", COMMENT_PATCH, CODE_PATCH)
     lab.series("common/0001-a.patch")
     with pytest.raises(ExperimentError) as caught:

@@ -20,7 +20,7 @@ from tests.unit.fake_lab import QUICK, World, make_lab
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
-    monkeypatch.setattr(lab, "default_lab", lambda: make_lab(made, tmp_path))
+    monkeypatch.setattr(lab, "default_lab", lambda **_: make_lab(made, tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "exp.toml").write_text(QUICK)
     return made
@@ -149,7 +149,7 @@ def test_a_finished_run_imports_nothing_heavy(world: World, tmp_path: Path) -> N
         "from numalab.run import lab\n"
         "from numalab.cli import run\n"
         "from tests.unit.fake_lab import World, make_lab\n"
-        "lab.default_lab = lambda: make_lab(World(), Path(sys.argv[1]))\n"
+        "lab.default_lab = lambda **_: make_lab(World(), Path(sys.argv[1]))\n"
         "assert run.command(['exp.toml', '--out', 'out', '--resume'], standalone_mode=False) == 0\n"
         f"print(sorted(set({HEAVY!r}) & set(sys.modules)))\n"
     )

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def test_machines_make_room_for_each_other(bench: Bench) -> None:
     bench.world.on_run = lambda _: alive.append(bench.world.open)
     summary = bench.run()
     kernels = [result["cell"]["kernel"] for result in summary.done]
-    assert bench.world.boots == 1 + sum(a != b for a, b in zip(kernels, kernels[1:], strict=False))
+    assert bench.world.boots == 1 + sum(a != b for a, b in pairwise(kernels))
     assert set(alive) == {1}
 
 
@@ -129,7 +130,7 @@ def test_a_result_field_by_field(bench: Bench) -> None:
     assert counters["vmstat"] == {"pgfault": 30, "nr_free_pages": 0}
     assert counters["measured"]["vmstat"] == {"pgfault": 10, "nr_free_pages": 0}
     assert counters["numastat"] == {"node0": {"numa_hit": 0}, "node1": {"numa_hit": 0}}
-    assert counters["perf"]["cycles"] is None
+    assert counters["perf"]["cycles:u"] is None
     assert result["placement"] == [
         {"mark": "ready", "file": "snapshot-ready.npz", "summary": {"label": "ready", "names": ["gups"]}}
     ]

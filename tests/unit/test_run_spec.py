@@ -129,6 +129,10 @@ GOLDEN = {
         matrix() + '[measure]\nsnapshots = ["redy"]',
         "exp.toml: measure.snapshots[0]: unknown mark 'redy' (did you mean 'ready'?) (marks: init, ready, done)",
     ),
+    "several events in one": (
+        matrix() + '[measure]\nperf = ["cycles,instructions"]',
+        "exp.toml: measure.perf[0]: perf: 'cycles,instructions' is not the name of one event",
+    ),
     "mistyped top key": (
         "repeets = 3\n" + matrix(),
         "exp.toml: repeets: unknown key (did you mean 'repeats'?)",

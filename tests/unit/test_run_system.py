@@ -46,13 +46,13 @@ def test_two_policies_of_one_name(entries: list[str]) -> None:
 
 def test_an_entry_that_is_no_system(entries: list[str]) -> None:
     entries.append("NO_SYSTEM")
-    with pytest.raises(ExperimentError, match="'no_system': .*NO_SYSTEM is no numalab"):
+    with pytest.raises(ExperimentError, match=r"'no_system': .*NO_SYSTEM is no numalab"):
         system.systems()
 
 
 def test_an_entry_that_cannot_be_loaded(entries: list[str]) -> None:
     entries.append("MISSING")
-    with pytest.raises(ExperimentError, match="the system 'missing' .* cannot be loaded"):
+    with pytest.raises(ExperimentError, match=r"the system 'missing' .* cannot be loaded"):
         system.systems()
 
 
