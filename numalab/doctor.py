@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from numalab.errors import NumalabError
+from numalab.kernel import tools
 from numalab.paths import cache_dir
 from numalab.units import format_size
 
@@ -35,26 +35,32 @@ class Finding:
         return asdict(self)
 
 
-_TOOLS = {
+_TOOLS = (
+    "qemu-system-x86_64",
+    "busybox",
+    "gcc",
+    "make",
+    "flex",
+    "bison",
+    "bc",
+    "pahole",
+    "xz",
+    "rsync",
+    "git",
+    "depmod",
+)
+_USEFUL = ("ccache", "perf", "numactl", "shellcheck")
+_PACKAGES = {
+    **tools.PACKAGES,
     "qemu-system-x86_64": "qemu-system-x86",
     "busybox": "busybox-static",
-    "gcc": "gcc",
-    "make": "make",
-    "flex": "flex",
-    "bison": "bison",
-    "bc": "bc",
-    "pahole": "dwarves",
-    "xz": "xz-utils",
-    "rsync": "rsync",
-    "git": "git",
-    "depmod": "kmod",
+    "perf": "linux-perf",
 }
-_USEFUL = {"ccache": "ccache", "perf": "linux-perf", "numactl": "numactl", "shellcheck": "shellcheck"}
 
 
 def examine(*, probe: bool = True) -> list[Finding]:
     """Run every check; `probe` includes boots of a small machine (some seconds each)."""
-    findings = [_python(), *map(_tool, _TOOLS.items()), *map(_useful, _USEFUL.items())]
+    findings = [_python(), *(_tool(name, "missing") for name in _TOOLS), *(_tool(name, "note") for name in _USEFUL)]
     findings += [_disk(), _memory(), _nodes(), _pmu(), _libvirt()]
     if probe:
         findings += [_kvm(), _probe_boot()]
@@ -67,20 +73,10 @@ def _python() -> Finding:
     return Finding("python", state, version, "3.11 or newer", "apt-get install python3")
 
 
-def _which(name: str) -> str | None:
-    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-
-
-def _tool(item: tuple[str, str]) -> Finding:
-    name, package = item
-    where = _which(name)
-    return Finding(name, "ok" if where else "missing", where or "-", "in PATH", f"apt-get install {package}")
-
-
-def _useful(item: tuple[str, str]) -> Finding:
-    name, package = item
-    where = _which(name)
-    return Finding(name, "ok" if where else "note", where or "-", "useful", f"apt-get install {package}")
+def _tool(name: str, state: str) -> Finding:
+    where = tools.which(name)
+    needed = "in PATH" if state == "missing" else "useful"
+    return Finding(name, "ok" if where else state, where or "-", needed, f"apt-get install {_PACKAGES.get(name, name)}")
 
 
 def _disk() -> Finding:

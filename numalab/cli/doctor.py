@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from numalab.cli.console import table_console
+
 
 @click.command("doctor")
 @click.option("--no-probe", is_flag=True, help="Do not boot anything.")
@@ -18,13 +20,12 @@ def command(no_probe: bool, as_json: bool) -> int:
 
         click.echo(json.dumps([finding.to_json() for finding in findings], indent=1))
     else:
-        from rich.console import Console
         from rich.table import Table
 
-        table = Table("check", "", "found", "needed", "how to get it")
+        table = Table("check", "", "found", "needed", "how to get it", box=None)
         marks = {"ok": "[green]ok[/]", "missing": "[red]missing[/]", "note": "[yellow]note[/]"}
         for finding in findings:
             fix = "" if finding.state == "ok" else finding.fix
             table.add_row(finding.check, marks[finding.state], finding.found, finding.needed, fix)
-        Console().print(table)
+        table_console().print(table)
     return 3 if any(finding.state == "missing" for finding in findings) else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from numalab.cli.console import table_console
 from numalab.cli.options import kernel_option
 
 
@@ -27,13 +28,14 @@ def command(kernel: str, accel: str, nested: bool, as_json: bool) -> None:
     if as_json:
         import json
 
-        rows = [{"feature": f.name, "present": has, "brought_by": f.brought_by, "path": f.path} for f, has in found.items()]
+        rows = [
+            {"feature": f.name, "present": has, "brought_by": f.brought_by, "path": f.path} for f, has in found.items()
+        ]
         click.echo(json.dumps({"kernel": image.name, "release": image.release, "features": rows}, indent=1))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("feature", "", "brought by", "seen at", title=f"{image.name}: Linux {image.release}")
     for feature, has in found.items():
         table.add_row(feature.name, "[green]yes[/]" if has else "[yellow]no[/]", feature.brought_by, feature.path)
-    Console().print(table)
+    table_console().print(table)

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -100,10 +101,9 @@ def run(
     setpriv = tools.which("setpriv")
     dying = [setpriv, "--pdeathsig", "TERM", "sh", "-c", _WARDEN, "sh"] if setpriv else []
     count = 0
-    with log.open("ab") as out:
+    with log.open("ab", buffering=0) as out:  # whoever follows the log sees each line
         start = out.tell()
         out.write(f"$ {' '.join(argv)}\n".encode())
-        out.flush()
         process = subprocess.Popen(
             [*dying, *argv],
             env=env,
@@ -133,11 +133,16 @@ def run(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End make and all its children, if they have not ended; first politely."""
+    """End make and everything below it, if it has not ended; first politely. Returns when all are gone."""
+    if process.poll() is not None:
+        return
     for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            return
+        deadline = time.monotonic() + 10
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(10)
+            while time.monotonic() < deadline:
+                process.poll()
+                os.killpg(process.pid, 0)  # ProcessLookupError: the group is empty
+                time.sleep(0.02)
+            continue
+        return

@@ -51,7 +51,7 @@ def to_svg(snapshot: Snapshot) -> str:
     from rich.console import Console
     from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 
-    width = 2 + _HEAD + _CELL * (max(len(snapshot.nodes), 4) + 2)
+    width = 4 + _HEAD + max(_CELL * (len(snapshot.nodes) + 2), _BAR + 34)
     console = Console(
         file=io.StringIO(), record=True, width=width, force_terminal=True, color_system="truecolor", no_color=False
     )
@@ -70,7 +70,7 @@ def _colour(share: float) -> tuple[str, str]:
     low = min(int(at), len(_RAMP) - 2)
     red, green, blue = _RAMP[low] + (at - low) * (_RAMP[low + 1] - _RAMP[low])
     dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 128
-    return f"rgb({red:.0f},{green:.0f},{blue:.0f})", "white" if dark else "black"
+    return f"rgb({red:.0f},{green:.0f},{blue:.0f})", "#ffffff" if dark else "#000000"
 
 
 class _View:

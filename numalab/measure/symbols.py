@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import re
+import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -92,7 +94,7 @@ class SymbolTable:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 return cls(stored["addresses"], stored["names"].tobytes())
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return None
 
 

@@ -50,7 +50,9 @@ def test_warnings_are_no_errors() -> None:
 
 def test_lines_whose_form_the_kernels_scripts_fix() -> None:
     modpost = 'ERROR: modpost: "numa_tables" [kernel/sample.ko] undefined!'
-    assert first_error(f"  MODPOST Module.symvers\n{modpost}\nmake[2]: *** [x] Error 1") == BuildFailure("modpost", modpost)
+    assert first_error(f"  MODPOST Module.symvers\n{modpost}\nmake[2]: *** [x] Error 1") == BuildFailure(
+        "modpost", modpost
+    )
     last = "make[2]: *** [/src/linux/scripts/Makefile.vmlinux:34: vmlinux] Error 139"
     assert first_error(f"  LD vmlinux\n{last}") == BuildFailure("make", last, "/src/linux/scripts/Makefile.vmlinux", 34)
 
