@@ -13,6 +13,8 @@ from numalab.kinds import Kind
 
 LEVEL_NAMES = ("PTE", "PMD", "PUD", "P4D", "PGD")
 LEAF_SIZES = ("4K", "2M", "1G")
+#: Leaf entries by what they map: a node's memory, a shared zero page, devices.
+_LEAF_KEYS = ("leaf", "leaf_zero", "leaf_other")
 _POINT = ("kernel", "topology", "workload", "policy")
 
 
@@ -101,7 +103,7 @@ def _remote(processes: list[dict[str, Any]], nodes: tuple[int, ...], cpu_nodes: 
     """The remote share of all processes together: each weighs as many leaf entries as one of its trees has."""
     seen, remote = np.zeros(len(nodes)), np.zeros(len(nodes))
     for each in processes:
-        entries = [np.sum(each[key][size]) for key in ("leaf", "leaf_other") for size in LEAF_SIZES]
+        entries = [np.sum(each[key][size]) for key in _LEAF_KEYS if key in each for size in LEAF_SIZES]
         weight = float(sum(entries)) / len(each["roots"])
         for column, node in enumerate(nodes):
             share = each["remote_share"].get(str(node))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +16,9 @@ from numalab.units import format_size
 
 #: Parts of a cell's provenance that many cells share; each distinct one is printed once.
 _SHARED = ("kernel", "machine", "versions", "git", "sysctls_before")
+
+_FLAT_LIST = re.compile(r"\[\n\s*([^\[\]{}]*?)\n\s*\]")
+_ITEM_BREAK = re.compile(r",\n\s*")
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def collect(data: Dataset) -> Provenance:
             value = provenance.get(part)
             if not value:
                 continue
-            text = to_text(_without_sockets(value))
+            text = to_text(_of_any_boot(value))
             key = (part, hashlib.sha256(text.encode()).hexdigest())
             if key not in known:
                 counts[part] = counts.get(part, 0) + 1
@@ -88,8 +93,20 @@ def collect(data: Dataset) -> Provenance:
 
 
 def to_text(value: Any) -> str:
-    """Return indented JSON."""
-    return json.dumps(value, indent=1, ensure_ascii=False, default=str)
+    """Return indented JSON, lists of plain values on one line."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
+    # A line break is never inside a JSON string, so "[" at the end of a line is a list.
+    return _FLAT_LIST.sub(lambda found: f"[{_ITEM_BREAK.sub(', ', found[1])}]", text)
+
+
+def whole_run(data: Dataset) -> str:
+    """Return the command that runs the whole experiment as it was run; "" when the results name none."""
+    for result in data.results:
+        words = shlex.split(str(result["provenance"].get("reproduce") or ""))
+        if words[:2] == ["numalab", "run"]:
+            kept = [w for place, w in enumerate(words) if w != "--only" and words[place - 1] != "--only"]
+            return shlex.join(kept)
+    return ""
 
 
 def _own(result: Json) -> Json:
@@ -100,12 +117,22 @@ def _own(result: Json) -> Json:
         "params": result["cell"]["params"],
         "outcome": {key: value for key, value in result["outcome"].items() if key != "oops"},
         "samples": result["samples"],
-        "counters": result["counters"],
+        "counters that changed": _changes(result["counters"]),
         "provenance": provenance,
     }
 
 
-def _without_sockets(value: Any) -> Any:
+def _changes(counters: Json) -> Json:
+    """Counters without those that did not move (the result file has them all); what is missing stays."""
+    found = {}
+    for name, value in counters.items():
+        kept = _changes(value) if isinstance(value, dict) else value
+        if kept is None or kept not in (0, {}):
+            found[name] = kept
+    return found
+
+
+def _of_any_boot(value: Any) -> Any:
     """A machine's facts without what differs from boot to boot: seconds and counts of this one boot."""
     if not isinstance(value, dict):
         return value
@@ -134,7 +161,7 @@ def kernels(data: Dataset) -> list[Json]:
                 "release": facts.get("release") or "NA",
                 "build_id": build or "NA",
                 "sets": ", ".join(map(str, facts.get("sets") or [])) or "none",
-                "flavour": facts.get("flavour") or "",
+                "flavour": facts.get("flavour") if facts.get("flavour") != name else "",
                 "cells": 0,
             },
         )

@@ -13,7 +13,18 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from analysis import comparison_tables, dataset, plots, provenance, reference, selection, style, summary, tables
+from analysis import (
+    comparison_tables,
+    dataset,
+    plots,
+    provenance,
+    reference,
+    selection,
+    statistics,
+    style,
+    summary,
+    tables,
+)
 from analysis.comparison import Comparison
 from analysis.dataset import Dataset
 from analysis.frames import POINT
@@ -35,6 +46,8 @@ COUNTERS = (
 )
 #: More panels than this in one picture and nobody sees anything.
 _PANELS = 16
+#: The experiment's leading metrics come first; the tables have the others.
+_FORESTS = 6
 
 
 @dataclass(frozen=True)
@@ -55,9 +68,10 @@ def write(directory: Path, out: Path | None = None) -> tuple[Path, Dataset]:
     """
     data = dataset.load(directory)
     target = out or directory / "report.html"
-    text = render(data)
+    if target.is_dir():
+        raise UserError(f"{target}: is a directory", remedy="name a file with --out")
     try:
-        write_atomic(target, text)
+        write_atomic(target, render(data))
     except (IsADirectoryError, NotADirectoryError, PermissionError, FileExistsError) as error:
         raise UserError(f"{target}: {error.strerror}", remedy="name another file with --out") from error
     except OSError as error:
@@ -115,6 +129,7 @@ def context(data: Dataset) -> dict[str, Any]:
         "ended_badly": [result for result in data.results if not dataset.succeeded(result)],
         "wall_time": tables.wall_time_table(data),
         "provenance": provenance.collect(data),
+        "whole_run": provenance.whole_run(data),
     }
 
 
@@ -192,7 +207,7 @@ def _comparison_parts(data: Dataset, policies: list[Comparison], names: Iterator
         ("policy", policies),
         ("kernel", _along(data, "kernel") if len(data.axis("kernel")) > 1 else []),
     ):
-        own = [each for each in made if each.source == "workload"]
+        own = _leading(data, [each for each in made if each.source == "workload"])
         placed = [each for each in made if each.source == "placement"]
         if not made:
             continue
@@ -215,10 +230,20 @@ def _comparison_parts(data: Dataset, policies: list[Comparison], names: Iterator
         }
 
 
+def _leading(data: Dataset, comparisons: list[Comparison]) -> list[Comparison]:
+    """Those of the metrics that the experiment leads with first, else in the order of the results."""
+    lead = list((data.spec("measure") or {}).get("metrics") or [])
+    return sorted(comparisons, key=lambda each: lead.index(each.metric) if each.metric in lead else len(lead))
+
+
 def _drawn(comparisons: Sequence[Comparison]) -> list[str]:
-    """The metrics that can be drawn as ratios."""
-    good = (each.metric for each in comparisons if each.kind and each.ratio.estimate is not None)
-    return list(dict.fromkeys(good))
+    """The metrics whose ratios have an interval to be seen; those without spread are plain in the table."""
+    good = (
+        each.metric
+        for each in comparisons
+        if each.kind and each.ratio.low is not None and each.ratio.method != statistics.NO_SPREAD
+    )
+    return list(dict.fromkeys(good))[:_FORESTS]
 
 
 def _forest(metric: str, comparisons: Sequence[Comparison], baseline: str, names: Iterator[int]) -> Picture:

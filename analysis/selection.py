@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import comparison
-from analysis.comparison import Comparison, Floor, Side
+from analysis.comparison import Comparison, Finding, Floor, Side
 from analysis.dataset import PLACEBO, Dataset
 from analysis.frames import POINT, known_words
 from analysis.statistics import Interval, clean, geomean_ratio_interval
@@ -112,7 +112,7 @@ def overall(comparisons: Iterable[Comparison]) -> list[Overall]:
     """Return geometric means over workloads, where two or more have ratios of the same metric."""
     groups: dict[tuple[str, ...], list[Comparison]] = {}
     for each in comparisons:
-        if each.kind is not None and each.ratio.estimate and each.unit != "share":
+        if each.kind is not None and each.ratio.estimate and each.unit != "share" and each.finding is not Finding.SAME:
             rest = [value for axis, value in each.point.items() if axis != "workload"]
             groups.setdefault((each.b.name, each.metric, each.kind, *rest), []).append(each)
     found = []
@@ -125,6 +125,13 @@ def overall(comparisons: Iterable[Comparison]) -> list[Overall]:
         names = tuple(each.point.get("workload", "") for each in members)
         found.append(Overall(first.b.name, first.metric, first.kind, point, names, ratio))
     return found
+
+
+def split_unchanged(comparisons: Sequence[Comparison]) -> tuple[list[Comparison], list[str]]:
+    """Return the comparisons worth a row, and the metrics that had one and the same value in every run."""
+    moved = {each.metric for each in comparisons if each.finding is not Finding.SAME}
+    unchanged = dict.fromkeys(each.metric for each in comparisons if each.metric not in moved)
+    return [each for each in comparisons if each.metric in moved], list(unchanged)
 
 
 def repeats_needed(comparisons: Iterable[Comparison]) -> int | None:

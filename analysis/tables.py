@@ -17,6 +17,7 @@ from analysis.statistics import Interval
 from numalab.kinds import Kind
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table as RichTable
 
 NA = "NA"
@@ -46,21 +47,24 @@ class Table:
     note: str = ""
     breaks: frozenset[int] = field(default_factory=frozenset)
 
+    def show(self, console: Console) -> None:
+        """Print it on a terminal: title, table, note."""
+        console.print(self.title, style="bold", markup=False, highlight=False)
+        console.print(self.to_rich())
+        if self.note:
+            console.print(self.note, style="italic", markup=False, highlight=False)
+        console.print()
+
     def to_rich(self) -> RichTable:
-        """Return it for the terminal."""
+        """Return the table alone for a terminal."""
         from rich import box
         from rich.markup import escape
         from rich.table import Table as Rich
 
         made = Rich(
-            title=escape(self.title),
-            caption=escape(self.note) or None,
-            title_justify="left",
-            caption_justify="left",
             box=box.SIMPLE_HEAD,
             pad_edge=False,
             collapse_padding=True,
-            title_style="bold",
         )
         for place, heading in enumerate(self.columns):
             right = place >= self.numbers and heading not in TEXT_COLUMNS
@@ -150,8 +154,9 @@ def _shares(values: Any) -> str:
     known = values[~np.isnan(values)]
     if not len(known):
         return NA
-    middle = f"{np.median(known):.1%}"
-    return middle if np.ptp(known) < 5e-4 else f"{middle} ({known.min():.1%}–{known.max():.1%})"
+    if np.ptp(known) < 5e-4:
+        return f"{np.median(known):.1%}"
+    return f"{np.median(known):.0%} ({100 * known.min():.0f}–{100 * known.max():.0f})"
 
 
 def metric_table(data: Dataset, rows: pd.DataFrame, *, title: str) -> Table:

@@ -5,6 +5,9 @@ kernel takes the page tables of every process from, whatever the process asks fo
 process (the workloads' option `tables`) does it on any kernel, because page tables follow the policy of the
 task that faults. Data goes by a policy of its region, so the two never mix.
 
+Automatic NUMA balancing moves data and takes faults of its own: it is off everywhere but in `autonuma`,
+as in the paper.
+
 The codes of Mitosis, figures 6 and 10: LP/RP local or remote page tables, LD/RD local or remote data, as
 seen from the node the threads run on.
 """
@@ -14,8 +17,13 @@ from __future__ import annotations
 from numalab.run.policy import Knob, NodeNumber, Param, Policy
 
 ALLOC_NODE = "/proc/sys/vm/pgtable_alloc_node"
+BALANCING = "/proc/sys/kernel/numa_balancing"
 #: The patch set that brings `ALLOC_NODE`.
 COMMON = "common"
+
+
+#: A kernel built without it does not need to be told.
+NO_BALANCING = Knob(BALANCING, "0", optional=True)
 
 
 def _tables_from(node: str, *, optional: bool = False) -> Knob:
@@ -25,14 +33,26 @@ def _tables_from(node: str, *, optional: bool = False) -> Knob:
 
 FIRST_TOUCH = Policy(
     "first-touch",
-    "page tables and data where the thread runs that touches first: what Linux does",
-    knobs=(_tables_from("-1", optional=True),),
+    "page tables and data where the thread runs that touches first (the papers' F)",
+    knobs=(
+        NO_BALANCING,
+        _tables_from("-1", optional=True),
+    ),
+)
+
+AUTONUMA = Policy(
+    "autonuma",
+    "first touch, then automatic NUMA balancing moves data to its users (the papers' F-A)",
+    knobs=(Knob(BALANCING, "1"), _tables_from("-1", optional=True)),
 )
 
 REMOTE_TABLES = Policy(
     "remote-tables",
     "all page tables on one node, which should be none the threads run on; data by first touch",
-    knobs=(_tables_from("{node}"),),
+    knobs=(
+        NO_BALANCING,
+        _tables_from("{node}"),
+    ),
     requires=(COMMON,),
     params={"node": Param(NodeNumber, 1, "the node of the page tables")},
 )
@@ -40,6 +60,7 @@ REMOTE_TABLES = Policy(
 BOUND_TABLES = Policy(
     "bound-tables",
     "as remote-tables, but by the memory policy of the process: for kernels without patches",
+    knobs=(NO_BALANCING,),
     options={"tables": "bind:{node}"},
     params={"node": Param(NodeNumber, 1, "the node of the page tables")},
 )
@@ -47,7 +68,10 @@ BOUND_TABLES = Policy(
 INTERLEAVE = Policy(
     "interleave",
     "page tables and data interleaved over all nodes with memory (the papers' I)",
-    knobs=(_tables_from("-1", optional=True),),
+    knobs=(
+        NO_BALANCING,
+        _tables_from("-1", optional=True),
+    ),
     options={"memory": "interleave:{nodes}", "tables": "interleave:{nodes}"},
 )
 
@@ -58,7 +82,12 @@ def _placement(code: str, tables: str, data: str) -> Policy:
     return Policy(
         code,
         f"threads on one node, {words[tables]} page tables, {words[data]} data",
-        knobs=(_tables_from(f"{{{tables}}}"),),
+        knobs=(
+            NO_BALANCING,
+            _tables_from(f"{{{tables}}}"),
+        ),
+        # From the first page table on, not only once the program has pinned its threads itself.
+        wrap=("taskset", "-c", "{home:cpus}"),
         requires=(COMMON,),
         options={"cpus": "{home:cpus}", "memory": f"bind:{{{data}}}"},
         params={
@@ -75,4 +104,4 @@ PLACEMENTS = (
     _placement("RPRD", "away", "away"),
 )
 
-POLICIES = (FIRST_TOUCH, REMOTE_TABLES, BOUND_TABLES, INTERLEAVE, *PLACEMENTS)
+POLICIES = (FIRST_TOUCH, AUTONUMA, REMOTE_TABLES, BOUND_TABLES, INTERLEAVE, *PLACEMENTS)

@@ -72,11 +72,10 @@ def _print(made: list[Comparison]) -> None:
 
     console = Console()
     for table in comparison_tables.compact_tables(made):
-        console.print(table.to_rich())
-        console.print()
+        table.show(console)
     means = selection.overall([each for each in made if each.source != "placement"])
     if means:
-        console.print(comparison_tables.overall_table(means).to_rich())
+        comparison_tables.overall_table(means).show(console)
     click.echo(comparison_tables.HOW_TO_READ)
     for line in dict.fromkeys(f"{each.metric}: {line}" for each in made for line in each.warnings):
         click.echo(f"numalab: note: {line}", err=True)

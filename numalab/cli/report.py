@@ -47,5 +47,4 @@ def _print_tables(data: Dataset) -> None:
 
     console = Console()
     for table in summary.terminal_tables(data):
-        console.print(table.to_rich())
-        console.print()
+        table.show(console)

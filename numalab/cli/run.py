@@ -57,11 +57,13 @@ def _run(experiment: Experiment, lab: Lab, options: Options, *, as_json: bool) -
         click.echo(json.dumps(_summary_json(summary), indent=1))
     else:
         _print_summary(summary)
-    again = f"numalab run {options.given} --out {summary.directory} --resume"
+    again = _again(options, summary.directory, "--resume")
     if summary.interrupted:
         done = len(summary.skipped) + len(summary.done)
         click.echo(f"numalab: interrupted; {done} of {summary.planned} cells are done and kept\n  → {again}", err=True)
         return 130
+    if summary.failed and not as_json:
+        click.echo(f"  → to do them again: {_again(options, summary.directory, '--retry-failed')}", err=True)
     if summary.given_up:
         click.echo(
             f"numalab: {len(summary.given_up)} cells were not run: their machine failed to boot more than once\n"
@@ -69,6 +71,18 @@ def _run(experiment: Experiment, lab: Lab, options: Options, *, as_json: bool) -
             err=True,
         )
     return _status(summary)
+
+
+def _again(options: Options, directory: Path, flag: str) -> str:
+    """The command that goes on with these very cells."""
+    import shlex
+
+    words = ["numalab", "run", options.given, "--out", str(directory), flag]
+    if options.accel != "auto":
+        words += ["--accel", options.accel]
+    if options.repeats is not None:
+        words += ["--repeat", str(options.repeats)]
+    return shlex.join([*words, *(word for each in options.only for word in ("--only", each))])
 
 
 def _status(summary: Summary) -> int:

@@ -25,8 +25,8 @@ from numalab.kernel.progress import Progress, clock
 from numalab.kernel.tree import Source, Tree
 from numalab.paths import cache_dir, write_atomic, write_json
 
-#: Steps of make in a whole build, until one has been counted on this machine.
-_STEPS = {PATCHED: 2400, DEBUG: 2600}
+#: Steps of make in a whole build and objects it leaves, until they have been counted on this machine.
+_WHOLE = {PATCHED: (2350, 1750), DEBUG: (2500, 1900)}
 
 
 @dataclass(frozen=True)
@@ -240,16 +240,18 @@ class _Steps:
     """Turns make's steps into progress: of how many, learned from the last whole build."""
 
     def __init__(self, out: Path, flavour: str, progress: Progress) -> None:
+        self._out = out
         self._file = out.parent / f"steps-{flavour}.json"
         self._progress = progress
-        self._whole = _STEPS[flavour]
+        self._whole, whole_objects = _WHOLE[flavour]
         if self._file.is_file():
-            self._whole = int(json.loads(self._file.read_text())["steps"])
-        objects = sum(1 for _ in out.rglob("*.o"))
+            known = json.loads(self._file.read_text())
+            self._whole, whole_objects = known["steps"], known["objects"]
+        objects = self._objects()
         #: After a finished build only what changed is made, and nobody knows how much that is.
         self._incremental = (out / "vmlinux").is_file()
         #: An interrupted build goes on where it was.
-        self._before = 0 if self._incremental else min(objects, self._whole)
+        self._before = 0 if self._incremental else min(self._whole * objects // whole_objects, self._whole)
         self._fresh = objects == 0
 
     def advance(self, count: int, text: str) -> None:
@@ -263,7 +265,10 @@ class _Steps:
     def finished(self, count: int) -> None:
         """The build is complete: remember its size if it was a whole one."""
         if self._fresh:
-            write_json(self._file, {"steps": count})
+            write_json(self._file, {"steps": count, "objects": max(self._objects(), 1)})
+
+    def _objects(self) -> int:
+        return sum(1 for _ in self._out.rglob("*.o"))
 
 
 @contextmanager

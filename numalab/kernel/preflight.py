@@ -34,7 +34,7 @@ _GB = 10**9
 #: Bytes; measured on Debian's 6.12.117: the package, the tarball in it and the unpacked tree ...
 SOURCE_BYTES = 2 * _GB
 #: ... and a build directory with DWARF and what is kept of it, rounded up.
-BUILD_BYTES = {PATCHED: 3 * _GB, DEBUG: 5 * _GB}
+BUILD_BYTES = {PATCHED: 5 * _GB // 2, DEBUG: 5 * _GB}
 
 
 def lacking(settings: Mapping[str, Setting]) -> list[Lack]:

@@ -127,6 +127,7 @@ def _unpack(deb: Path, package: str, version: str, temporary: Path) -> Path:
         "package": package,
         "package_version": version,
         "package_sha256": sha256_file(deb),
+        "bytes": {"bzImage": (fresh / "bzImage").stat().st_size},
         "built": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(fresh / "metadata.json", metadata)

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from numalab.errors import MissingError, UserError
+from numalab.errors import MachineLostError, MissingError, UserError
 from numalab.paths import cache_dir, runtime_dir
 
 SYSTEM_URI = "qemu:///system"
@@ -160,6 +160,28 @@ def _kill_machines(path: Path) -> None:
             words = (entry / "cmdline").read_bytes()
             if b"qemu" in words.split(b"\0")[0] and needle in words:
                 os.kill(int(entry.name), signal.SIGKILL)
+
+
+def qemu_pid(name: str) -> int:
+    """Return the process id of the QEMU of the domain `name`.
+
+    Raises:
+        MachineLostError: there is none.
+    """
+    for path in (home() / "run/qemu" / f"{name}.pid", Path("/run/libvirt/qemu") / f"{name}.pid"):
+        with contextlib.suppress(OSError, ValueError):
+            return int(path.read_text())
+    raise MachineLostError(f"the machine {name} has no QEMU any more")
+
+
+def qemu_words(name: str) -> str:
+    """What QEMU wrote, and libvirt's line on its end, out of libvirt's log of it: all behind the command line."""
+    for path in (home() / "log/qemu" / f"{name}.log", Path("/var/log/libvirt/qemu") / f"{name}.log"):
+        with contextlib.suppress(OSError):
+            lines = path.read_text(errors="replace").splitlines()
+            argv_end = max((n for n, line in enumerate(lines) if line.endswith("\\")), default=-1) + 1
+            return "\n".join([line for line in lines[argv_end + 1 :] if "is tainted" not in line][-5:])
+    return ""
 
 
 def check_socket_path(path: Path) -> None:

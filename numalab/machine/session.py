@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import shutil
 import socket
 import threading
 import time
@@ -88,13 +89,14 @@ class Machine:
         if host_programs:
             check_programs(host_programs)
             shares.append(("hostusr", Path("/usr"), "/usr"))
+        self._initrd = rootfs.build(kernel, dict(extra_files or {}), nested=nested)
         words = [*domain.BASE_CMDLINE, *(f"numalab.9p={tag}:{where}" for tag, _, where in shares), append]
         self.spec = domain.DomainSpec(
             name=f"numalab-{self.dir.name}",
             accel=self.accel,
             topology=topology,
-            kernel=kernel.path,
-            initrd=rootfs.build(kernel, dict(extra_files or {}), nested=nested),
+            kernel=self._reachable(kernel.path),
+            initrd=self._reachable(self._initrd),
             cmdline=" ".join(word for word in words if word),
             console=self.console,
             channel=self.dir / "channel",
@@ -127,9 +129,7 @@ class Machine:
         accelerators.check_memory(self.topology)
         libvirt = hypervisor.libvirt()
         connection = hypervisor.connect(self._uri)
-        self.dir.mkdir(mode=0o700)
-        self.console.parent.mkdir(parents=True, exist_ok=True)
-        self.console.write_bytes(b"")
+        self._prepare_files()
         start = time.monotonic()
         try:
             try:
@@ -144,6 +144,26 @@ class Machine:
             self.close()
             raise
         self.boot_seconds = time.monotonic() - start
+
+    def _reachable(self, path: Path) -> Path:
+        """Where QEMU finds `path`: a copy beside the sockets when a daemon runs it as another user."""
+        return path if self._uri == "embed" else self.dir / path.name
+
+    def _prepare_files(self) -> None:
+        """Make the machine's directory; a daemon's QEMU runs as another user and has to get into it."""
+        foreign = self._uri != "embed"
+        self.dir.mkdir(mode=0o700)
+        self.console.parent.mkdir(parents=True, exist_ok=True)
+        self.console.write_bytes(b"")
+        if not foreign:
+            return
+        # The parents can be passed through but not listed, and our name is random.
+        for parent in (self.dir.parent, self.dir.parent.parent, self.dir.parent.parent.parent):
+            parent.chmod(0o711)
+        self.dir.chmod(0o777)
+        self.console.chmod(0o666)
+        for source in (self.kernel.path, self._initrd):
+            shutil.copyfile(source, self.dir / source.name)
 
     def _connect_channel(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -310,10 +330,7 @@ class Machine:
     @property
     def qemu_pid(self) -> int:
         """Process id of QEMU on the host."""
-        pid_file = next(hypervisor.home().rglob(f"{self.spec.name}.pid"), None)
-        if pid_file is None:
-            raise QemuDiedError(f"no process id file for {self.spec.name}")
-        return int(pid_file.read_text())
+        return hypervisor.qemu_pid(self.spec.name)
 
     def facts(self) -> dict[str, Any]:
         """What this machine is, for provenance: plain JSON values."""
@@ -357,8 +374,7 @@ class Machine:
         oops = console.find_oops(lines)
         if oops:
             return GuestPanicError(f"the guest's kernel panicked: {console.panic_reason(oops)}\n{oops}", oops=oops)
-        log = next(iter(hypervisor.home().rglob(f"{self.spec.name}.log")), None)
-        said = _qemu_words(log) if log else ""
+        said = hypervisor.qemu_words(self.spec.name)
         last = console.tail(lines, 8) or "(the console is empty)"
         if booting:
             return BootFailureError(f"the machine ended before its first process answered\n{said}\n{last}".rstrip())
@@ -389,13 +405,6 @@ def _start_error(message: str) -> Exception:
     if "Cannot allocate memory" in message:
         return MissingError(f"not enough memory for the machine: {message}", remedy="use smaller nodes")
     return QemuDiedError(f"QEMU did not start: {message}")
-
-
-def _qemu_words(log: Path) -> str:
-    """What QEMU wrote, and libvirt's line on its end, out of libvirt's log of it: all behind the command line."""
-    lines = log.read_text(errors="replace").splitlines()
-    argv_end = max((n for n, line in enumerate(lines) if line.endswith("\\")), default=-1) + 1
-    return "\n".join([line for line in lines[argv_end + 1 :] if "is tainted" not in line][-5:])
 
 
 EXEC_ERRNOS = {errno.ENOENT: "no such program in the guest", errno.EACCES: "not executable"}

@@ -12,7 +12,7 @@ The file holds a JSON header (`meta`) and flat arrays with one row per table pag
     parent      int32   row within the process, -1 for a root
     refs        int32   entries that point at it
     node        int16   column of its node in meta["nodes"]
-    leaves      int16   [row, node..., other] leaf entries by the data page's node
+    leaves      int16   [row, node..., zero, other] leaf entries by the data page's node
     deposited   int64   [process, node]
 """
 
@@ -65,7 +65,7 @@ def save(snapshot: Snapshot, path: Path) -> None:
         ],
     }
     nodes = len(snapshot.nodes)
-    parts = [process.tables for process in processes] or [no_tables(nodes + 1)]
+    parts = [process.tables for process in processes] or [no_tables(nodes + 2)]
     arrays: dict[str, NDArray[Any]] = {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS
     }
@@ -109,7 +109,7 @@ def _snapshot(meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Snapshot
     process = arrays["process"]
     rows = len(process)
     for name in (*_COLUMNS, "node"):
-        wanted = (rows, len(nodes) + 1) if name == "leaves" else (rows,)
+        wanted = (rows, len(nodes) + 2) if name == "leaves" else (rows,)
         if arrays[name].shape != wanted:
             raise ValueError(f"array {name!r} has shape {arrays[name].shape}, not {wanted}")
     if rows and not (process.min() >= 0 and process.max() < len(meta["processes"])):

@@ -45,6 +45,7 @@ VARIABLES = {
     "saved_command_line": "char *",
     "vmalloc_base": "unsigned long",
     "vmemmap_base": "unsigned long",
+    "zero_pfn": "unsigned long",
 }
 
 #: BTF kinds in which a drgn type kind is looked up by name.

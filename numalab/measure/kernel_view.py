@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from numalab.errors import UserError, nearest
 from numalab.measure.guestmem import Guest
 from numalab.measure.nodes import NodeMap, Span, disjoint
-from numalab.measure.pagetable import Tables
+from numalab.measure.pagetable import PAGE_SHIFT, Tables
 from numalab.measure.snapshot import Root
 
 _PF_KTHREAD = 0x0020_0000
@@ -45,7 +45,24 @@ def node_map(guest: Guest) -> NodeMap:
         start = pgdat.node_start_pfn.value_()
         nodes.append(node)
         spans.append(Span(start, start + pgdat.node_spanned_pages.value_(), node))
-    return NodeMap(nodes, disjoint(spans, lambda frame: _node_of_page(guest, frame)))
+    found = disjoint(spans, lambda frame: _node_of_page(guest, frame))
+    return NodeMap(nodes, (piece for span in found for piece in _online(guest, span)))
+
+
+def _online(guest: Guest, span: Span) -> Iterator[Span]:
+    """The parts of a span in memory sections that hold RAM: what `pfn_to_online_page()` knows.
+
+    A node's span may reach across the hole that PC hardware has below 4 GiB.
+    """
+    section = 1 << int(guest.vmcoreinfo["NUMBER(SECTION_SIZE_BITS)"]) - PAGE_SHIFT
+    at = span.start
+    for memory in guest.ram.ranges:
+        first = (memory.start >> PAGE_SHIFT) // section * section
+        end = -(-(memory.end >> PAGE_SHIFT) // section) * section
+        start = max(at, first)
+        at = max(at, min(span.end, end))
+        if start < at:
+            yield Span(start, at, span.node)
 
 
 def _node_of_page(guest: Guest, frame: int) -> int:
@@ -73,6 +90,12 @@ def cpu_nodes(prog: Program) -> tuple[int, ...]:
 def pti(prog: Program) -> bool:
     """Whether page-table isolation is on."""
     return bool(prog["boot_cpu_data"].x86_capability[_PTI_WORD].value_() >> _PTI_BIT & 1)
+
+
+def zero_frame(prog: Program) -> int:
+    """Frame of the zero page."""
+    frame: int = prog["zero_pfn"].value_()
+    return frame
 
 
 def huge_zero_frame(prog: Program) -> int:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 #: The lookup table has at most this many slots; each covers a power of two of frames.
 _MAX_SLOTS = 1 << 20
 _RAGGED = np.uint16(0xFFFF)
+#: Counters are summed in fields of this many bits (a table page has 512 entries), so many in a word.
+_FIELD, _PER_WORD = 10, 6
 
 #: Tells the node of single frames, -1 for frames without memory.
 Resolver = Callable[[int], int]
@@ -30,13 +32,16 @@ class Span(NamedTuple):
 
 
 class NodeMap:
-    """Maps frame numbers to columns: one per node in the order of `nodes`, and a last one for "other".
+    """Maps frame numbers to columns: one per node in the order of `nodes`, then "zero", then "other".
 
-    Frames in holes and beyond memory are "other", as are pages the caller puts there (zero page).
+    Frames in holes and beyond memory are "other". "zero" is for the shared zero pages, which the caller
+    recognises: where they lie says nothing about placement.
 
     Attributes:
         nodes: node numbers, ascending; memoryless nodes are among them.
-        columns: number of columns, `len(nodes) + 1`.
+        zero: column of the zero pages, `len(nodes)`.
+        other: the last column.
+        columns: number of columns, `len(nodes) + 2`.
         spans: disjoint, ascending.
     """
 
@@ -47,13 +52,13 @@ class NodeMap:
             ValueError: when spans overlap (see `disjoint`) or belong to no node of `nodes`.
         """
         self.nodes = tuple(sorted(nodes))
-        self.columns = len(self.nodes) + 1
+        self.zero, self.other, self.columns = len(self.nodes), len(self.nodes) + 1, len(self.nodes) + 2
         self.spans = tuple(sorted(Span(*span) for span in spans if span[0] < span[1]))
         for before, after in pairwise(self.spans):
             if after.start < before.end:
                 raise ValueError(f"{before} and {after} overlap")
         place = {node: column for column, node in enumerate(self.nodes)}
-        other = self.columns - 1
+        other = self.other
         # Borders of constant runs: [0, first) other, then alternating spans and holes.
         borders, kinds = [0], [other]
         for span in self.spans:
@@ -69,6 +74,10 @@ class NodeMap:
         self._borders = np.array(borders, np.int64)
         self._kinds = np.array(kinds, np.uint16)
         self._shift, self._table = self._lookup_table()
+        # One more column, of weight 0, for what does not count.
+        self._weights = np.zeros((-(-self.columns // _PER_WORD), self.columns + 1), np.uint64)
+        for each in range(self.columns):
+            self._weights[each // _PER_WORD, each] = 1 << _FIELD * (each % _PER_WORD)
 
     def _lookup_table(self) -> tuple[int, NDArray[np.uint16]]:
         """(log2 of frames per slot, slots); a slot with a border inside is ragged, the last is other."""
@@ -91,6 +100,29 @@ class NodeMap:
         if ragged.any():
             found[ragged] = self._exact(frames[ragged])
         return found
+
+    def count(
+        self, frames: NDArray[np.int64], counted: NDArray[np.bool_] | None = None, zero_frame: int = -1
+    ) -> NDArray[np.int32]:
+        """Count each row of `frames` by column: int32 [rows, columns].
+
+        Args:
+            frames: [rows, width], width at most 512.
+            counted: which of them count, all when None.
+            zero_frame: frames of this number count as "zero".
+        """
+        column = self.column(frames)
+        if zero_frame >= 0:
+            column[frames == zero_frame] = self.zero
+        if counted is not None:  # without a branch per frame, which costs ten times as much
+            np.maximum(column, (~counted).view(np.uint8) * np.uint16(self.columns), out=column)
+        # Several counters of 10 bits side by side in one word are summed at once.
+        words = [weights.take(column).sum(axis=1) for weights in self._weights]
+        fields = [
+            words[each // _PER_WORD] >> np.uint64(_FIELD * (each % _PER_WORD)) & np.uint64((1 << _FIELD) - 1)
+            for each in range(self.columns)
+        ]
+        return np.stack(fields, axis=1).astype(np.int32)
 
     def node(self, frame: int) -> int | None:
         """Node number of one frame; None for "other"."""

@@ -26,7 +26,6 @@ LEVEL_NAMES = ("PTE", "PMD", "PUD", "P4D", "PGD")
 _PRESENT = np.uint64(1 << 0)
 _HUGE = np.uint64(1 << 7)  # _PAGE_PSE; on level 1 the same bit is PAT
 _PROTNONE = np.uint64(1 << 8)  # means that only when _PAGE_PRESENT is clear
-_SPECIAL = np.uint64(1 << 9)  # no struct page behind it as far as mm is concerned: zero page, PFN maps
 _FRAME = np.uint64(0x000F_FFFF_FFFF_F000)
 _ACCESSIBLE = _PRESENT | _PROTNONE
 #: Table pages looked at in one go: their entries (512 KiB) stay in the processor's cache.
@@ -100,14 +99,15 @@ def no_tables(columns: int) -> Tables:
 
 
 def frames_of(entries: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Frame numbers in non-zero entries.
+    """Frame numbers in entries that are present to Linux; of others some number.
 
     Linux stores the frame of an entry that is present to Linux but not to the processor inverted
     (`__pte_needs_invert()`, against L1 terminal faults).
     """
-    absent = (entries & _PRESENT) == 0
-    if absent.any():
-        entries = np.where(absent, ~entries, entries)
+    hidden = (entries & _PRESENT) == 0
+    if hidden.any():
+        # Without a branch per entry: xor with all ones where hidden.
+        entries = entries ^ -hidden.astype(np.uint64)
     return ((entries & _FRAME) >> np.uint64(PAGE_SHIFT)).view(np.int64)
 
 
@@ -117,6 +117,7 @@ def walk(
     read_pages: PageReader,
     nodes: NodeMap,
     *,
+    zero_frame: int = -1,
     huge_zero_frame: int = -1,
     user_only: bool = True,
 ) -> Tables:
@@ -127,7 +128,8 @@ def walk(
         levels: 4 or 5.
         read_pages: reads table pages.
         nodes: gives the column in which a data page is counted.
-        huge_zero_frame: first frame of the shared huge zero page; counted in the last column.
+        zero_frame: frame of the shared zero page.
+        huge_zero_frame: first frame of the shared huge zero page.
         user_only: look at the lower half of the top page only (the upper half is the kernel's).
 
     Raises:
@@ -140,6 +142,7 @@ def walk(
     refs = np.ones(len(frame), np.int32)
     first_row = 0
     done: list[Tables] = []
+    zero = {1: zero_frame, 2: huge_zero_frame}
     for level in range(levels, 0, -1):
         leaves = np.zeros((len(frame), nodes.columns), np.int32)
         below: list[_Below] = []
@@ -149,7 +152,7 @@ def walk(
                 entries = entries[:, : ENTRIES // 2]
             here = slice(start, start + len(entries))
             if level <= LEAF_LEVELS:
-                leaves[here] = _count_leaves(entries, level, nodes, huge_zero_frame)
+                leaves[here] = _count_leaves(entries, level, nodes, zero.get(level, -1))
             if level > 1:
                 below.append(_pointers(entries, level, start))
         done.append(Tables(tree, np.full(len(frame), level, np.int8), frame, va, parent, refs, leaves))
@@ -207,31 +210,22 @@ def _children(
     return frame[first], tree[first], va, (row[first] + first_row).astype(np.int32), refs
 
 
-def _count_leaves(entries: NDArray[np.uint64], level: int, nodes: NodeMap, huge_zero_frame: int) -> NDArray[np.int32]:
+def _count_leaves(entries: NDArray[np.uint64], level: int, nodes: NodeMap, zero_frame: int) -> NDArray[np.int32]:
     """Leaf entries of each page by column of the data page: int32 [pages, columns]."""
     # Level 1: present, or made inaccessible (PROT_NONE, NUMA hints). Above: the huge bit, which no
     # swap or migration entry has, decides; pmd_present() holds even while a split clears the others.
     leaf = (entries & (_ACCESSIBLE if level == 1 else _HUGE)) != 0
-    pages, width = leaf.shape
     count = np.count_nonzero(leaf)
-    if count == 0:
-        return np.zeros((pages, nodes.columns), np.int32)
-    dense = count == leaf.size
-    flat = entries.reshape(-1) if dense else entries[leaf]
-    frame = frames_of(flat)
+    if count * 4 < leaf.size:  # few: only the pages that have any
+        some = np.flatnonzero(leaf.any(axis=1))
+        counts = np.zeros((len(entries), nodes.columns), np.int32)
+        if len(some) < len(entries):
+            counts[some] = _count_leaves(entries[some], level, nodes, zero_frame) if len(some) else 0
+            return counts
+    frame = frames_of(entries)
     if level > 1:  # the low bits of a huge frame are attributes
         frame &= ~np.int64((1 << 9 * (level - 1)) - 1)
-    column = nodes.column(frame)
-    special = (flat & _SPECIAL) != 0
-    if level == 2 and huge_zero_frame >= 0:
-        special |= frame == huge_zero_frame
-    if special.any():
-        column[special] = nodes.columns - 1
-    # Rows are filled from the left, so a page's columns lie in one run of the flat array.
-    per_page = np.full(pages, width) if dense else np.count_nonzero(leaf, axis=1)
-    page = np.repeat(np.arange(pages) * nodes.columns, per_page)
-    counted = np.bincount(page + column, minlength=pages * nodes.columns)
-    return counted.reshape(pages, nodes.columns).astype(np.int32)
+    return nodes.count(frame, None if count == leaf.size else leaf, zero_frame)
 
 
 def _check_levels(found: Tables) -> None:

@@ -146,7 +146,7 @@ class _View:
                 self.line(f"  {who}, walked by CPUs of node {', '.join(map(str, root.nodes))}")
             self.heatmap(name, _levels(process.levels), process.nodes, process.table_pages_of(index))
         for index, size in enumerate(LEAF_SIZES):
-            self.leaves(size, process.nodes, process.leaf[index], process.leaf_other[index])
+            self.leaves(size, process, index)
         if process.deposited.any():
             kept = ", ".join(
                 f"{number} on node {node}"
@@ -157,16 +157,17 @@ class _View:
             self.line()
         self.shares(process, cpu_nodes)
 
-    def leaves(self, size: str, nodes: Sequence[int], counts: NDArray[np.int64], other: NDArray[np.int64]) -> None:
+    def leaves(self, size: str, process: ProcessPlacement, index: int) -> None:
         """Node of the table page × node of the data page; the colour is the share of all these entries."""
-        total = int(counts.sum() + other.sum())
+        extra = {"zero": process.leaf_zero[index], "other": process.leaf_other[index]}
+        extra = {name: column for name, column in extra.items() if column.any()}
+        counts = np.column_stack([process.leaf[index], *extra.values()])
+        total = int(counts.sum())
         if not total:
             return
-        ending = ["none"] if other.any() else []
-        self.head(f"{size} leaves", [*(f"data {node}" for node in nodes), *ending])
-        for node, row, rest in zip(nodes, counts, other, strict=True):
-            numbers = [*row, rest] if ending else list(row)
-            cells = [self.heat(int(number), number / total) for number in numbers]
+        self.head(f"{size} leaves", [*(f"data {node}" for node in process.nodes), *extra])
+        for node, row in zip(process.nodes, counts, strict=True):
+            cells = [self.heat(int(number), number / total) for number in row]
             self.line(f"  {f'tables node {node}':<{_HEAD}}", *cells)
         self.line()
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from numalab.errors import ExperimentError
+from numalab.measure import numa_pgtables
 from numalab.measure.counters import ProcessStatus
+from numalab.measure.numa_pgtables import NumaPgtables
 from numalab.measure.snapshot import ProcessPlacement, Snapshot
 
 
@@ -42,6 +44,22 @@ def against_status(process: ProcessPlacement, status: ProcessStatus) -> list[Dif
     if status.page_tables == walked:
         return []
     return [Difference(process.pid, "VmPTE in bytes", walked, status.page_tables)]
+
+
+def against_numa_pgtables(process: ProcessPlacement, kernel: NumaPgtables) -> list[Difference]:
+    """Compare one process with its numa_pgtables, read while it was quiet; [] when they agree."""
+    walked = numa_pgtables.of(process)
+    found = []
+    for name in sorted(walked.tables.keys() | kernel.tables.keys()):
+        mine, theirs = walked.tables.get(name, {}), kernel.tables.get(name, {})
+        if mine != theirs:
+            found.append(Difference(process.pid, f"table pages ({name}) by node", mine, theirs))
+    for size, node in sorted(walked.leaves.keys() | kernel.leaves.keys()):
+        ours, kernels = walked.leaves.get((size, node), {}), kernel.leaves.get((size, node), {})
+        if ours != kernels:
+            what = f"leaf entries of {size} bytes in tables on node {node}"
+            found.append(Difference(process.pid, what, ours, kernels))
+    return found
 
 
 def check(snapshot: Snapshot) -> None:

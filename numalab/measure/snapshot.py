@@ -45,8 +45,8 @@ class ProcessPlacement:
         nodes: numbers of the machine's nodes, ascending; memoryless ones are among them.
         levels: 4 or 5.
         roots: primary first, then replicas.
-        tables: one row per table page; `tables.root` indexes `roots`, `tables.leaves` has a last
-            column for pages that belong to no node (zero pages, device memory).
+        tables: one row per table page; `tables.root` indexes `roots`, `tables.leaves` has two more
+            columns, for the zero pages and for what lies in no node's memory (devices).
         table_node: int16, column of the node each table page lies on.
         deposited: int64 [nodes], PTE pages the kernel keeps ready for splitting huge pages: they are
             page tables in its accounts (VmPTE), but no entry points at them yet.
@@ -88,19 +88,24 @@ class ProcessPlacement:
     @cached_property
     def leaf(self) -> NDArray[np.int64]:
         """Leaf entries [size (4K, 2M, 1G), node of the table page, node of the data page]."""
-        return self._leaf(self._distinct)[:, :, :-1]
+        return self._leaf(self._distinct)[:, :, :-2]
+
+    @cached_property
+    def leaf_zero(self) -> NDArray[np.int64]:
+        """Leaf entries [size, node of the table page] that map a shared zero page."""
+        return self._leaf(self._distinct)[:, :, -2]
 
     @cached_property
     def leaf_other(self) -> NDArray[np.int64]:
-        """Leaf entries [size, node of the table page] whose page is of no node: zero pages, devices."""
+        """Leaf entries [size, node of the table page] that map what is no node's memory: devices."""
         return self._leaf(self._distinct)[:, :, -1]
 
     def leaf_of(self, root: int) -> NDArray[np.int64]:
-        """Leaf entries [size, table node, data node, last column: other] of the tree of one root."""
+        """Leaf entries [size, table node, data node and then zero, other] of the tree of one root."""
         return self._leaf(self.tables.root == root)
 
     def _leaf(self, rows: NDArray[np.bool_]) -> NDArray[np.int64]:
-        counts = np.zeros((LEAF_LEVELS, len(self.nodes), len(self.nodes) + 1), np.int64)
+        counts = np.zeros((LEAF_LEVELS, len(self.nodes), len(self.nodes) + 2), np.int64)
         rows = rows & (self.tables.level <= LEAF_LEVELS)
         np.add.at(counts, (self.tables.level[rows] - 1, self.table_node[rows]), self.tables.leaves[rows])
         return counts
@@ -144,6 +149,7 @@ class ProcessPlacement:
             ],
             "table_pages": self.table_pages.tolist(),
             "leaf": {size: self.leaf[i].tolist() for i, size in enumerate(LEAF_SIZES)},
+            "leaf_zero": {size: self.leaf_zero[i].tolist() for i, size in enumerate(LEAF_SIZES)},
             "leaf_other": {size: self.leaf_other[i].tolist() for i, size in enumerate(LEAF_SIZES)},
             "deposited": self.deposited.tolist(),
             "local_share": {str(node): self.local_share(node) for node in self.nodes},

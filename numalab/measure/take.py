@@ -110,6 +110,7 @@ def _placements(guest: Guest, nodes: NodeMap, found: list[kernel_view.Process]) 
         guest.levels,
         guest.ram.read_pages,
         nodes,
+        zero_frame=kernel_view.zero_frame(guest.prog),
         huge_zero_frame=kernel_view.huge_zero_frame(guest.prog),
     )
     row_owner = owner[tables.root]
@@ -130,8 +131,8 @@ def _placement(
 ) -> ProcessPlacement:
     tables = tables.of_roots_from(first_root)
     table_node = nodes.column(tables.frame)
-    if (table_node == len(nodes.nodes)).any():
-        lost = int(tables.frame[table_node == len(nodes.nodes)][0])
+    if (table_node == nodes.other).any():
+        lost = int(tables.frame[table_node == nodes.other][0])
         raise WalkError(f"process {process.pid}: the table page at frame {lost:#x} lies on no node")
     spare = nodes.column(kernel_view.deposited(guest, process, tables))
     return ProcessPlacement(
@@ -142,6 +143,6 @@ def _placement(
         roots=roots,
         tables=tables,
         table_node=table_node.astype(np.int16),
-        deposited=np.bincount(spare, minlength=nodes.columns)[:-1].astype(np.int64),
+        deposited=np.bincount(spare, minlength=nodes.columns)[: len(nodes.nodes)].astype(np.int64),
         pgtables_bytes=kernel_view.pgtables_bytes(process),
     )

@@ -7,6 +7,7 @@ disk and the user stop the run itself.
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -14,8 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from numalab.errors import ExperimentError, MachineLostError, MissingError, NumalabError
+from numalab.errors import ExperimentError, MachineLostError, MissingError, NumalabError, UserError
 from numalab.kinds import Kind
+from numalab.machine import console
 from numalab.machine.outcome import CommandTimeoutError, Completed, GuestFileError, Mark
 from numalab.measure import counters, perf
 from numalab.results import Json
@@ -24,6 +26,7 @@ from numalab.run.lab import Lab
 from numalab.run.machines import Live, Pool
 from numalab.run.plan import Cell
 from numalab.run.policy import Setting, applied
+from numalab.run.store import disk_full
 
 _PERF_OUTPUT = "/tmp/numalab-perf.json"
 #: The kernel keeps this many bytes of a program's name (TASK_COMM_LEN - 1).
@@ -73,6 +76,12 @@ def run(cell: Cell, context: Context, directory: Path) -> Json:
         attempt.run()
     except MachineLostError as error:
         attempt.lost(error)
+    except (MissingError, UserError):
+        raise
+    except Exception as error:  # a bug of ours must not cost the cells that come after
+        if disk_full(error):
+            raise
+        attempt.failed(error)
     if attempt.outcome["type"] not in ("exit", "no-result"):
         context.pool.drop(cell.machine)
     attempt.keep_logs()
@@ -98,8 +107,9 @@ class _Attempt:
         self.settings: list[Setting] = []
         self.knobs_before: dict[str, str] = {}
         self.knobs_after: dict[str, str] = {}
-        self.broken: NumalabError | None = None
+        self.broken: Exception | None = None
         self.console_from = 0
+        self.complaints: list[str] = []
 
     # Running.
 
@@ -118,8 +128,8 @@ class _Attempt:
             with applied(live.machine, self.cell.policy) as self.settings:
                 self._program(live)
             self.knobs_after = provenance.sysctls(live.machine)
-        except (ExperimentError, MissingError) as error:  # the policy, or the laboratory, failed
-            self.outcome = _outcome("error", detail=_words(error))
+        except (ExperimentError, MissingError, GuestFileError) as error:  # the policy, or the laboratory, failed
+            self.failed(error)
 
     def _program(self, live: Live) -> None:
         counted = bool(live.perf and self.context.perf)
@@ -146,7 +156,7 @@ class _Attempt:
         if done.ok:
             self._samples(done, live)
         if self.broken:
-            self.outcome = _outcome("error", detail=_words(self.broken))
+            self.failed(self.broken)
 
     def _samples(self, done: Completed, live: Live) -> None:
         try:
@@ -165,7 +175,9 @@ class _Attempt:
                 self._snapshot(mark.name, machine)
             except MachineLostError:
                 raise
-            except NumalabError as error:
+            except Exception as error:
+                if disk_full(error):
+                    raise
                 self.broken = error
                 self.placement.append({"mark": mark.name, "file": None, "summary": None})
         if mark.name == "ready":
@@ -177,6 +189,13 @@ class _Attempt:
         name = f"snapshot-{mark}.npz"
         summary = self.context.lab.snapshot(machine, [program], mark, self.directory / name)
         self.placement.append({"mark": mark, "file": name, "summary": summary})
+
+    def failed(self, error: Exception) -> None:
+        """Note that the policy or a measurement failed, or we did: what nobody foresaw with its traceback."""
+        self.outcome = _outcome("error", detail=_words(error))
+        if not isinstance(error, NumalabError | GuestFileError):
+            self.outcome["detail"] = f"{type(error).__name__}: {error} (a bug of numalab; see traceback.txt)"
+            (self.directory / "traceback.txt").write_text("".join(traceback.format_exception(error)))
 
     def lost(self, error: MachineLostError) -> None:
         """Note how the machine was lost."""
@@ -201,7 +220,9 @@ class _Attempt:
         with path.open("rb") as file:
             file.seek(self.console_from)
             said = file.read()
-        (self.directory / "console.log").write_bytes(clipped(said))
+        kept = self.directory / "console.log"
+        kept.write_bytes(clipped(said))
+        self.complaints = console.complaints(console.read(kept))
         if self.live:
             self.live.console_read = self.console_from + len(said)
 
@@ -211,6 +232,7 @@ class _Attempt:
         return {
             "cell": {"id": cell.id, "experiment": context.experiment, **cell.point.to_json(), "params": cell.params},
             "outcome": self.outcome,
+            "complaints": self.complaints,
             "samples": self.samples,
             "marks": [{"name": name, "time_s": at} for name, at in self.marks.items()],
             "counters": self._counters(),
@@ -262,10 +284,11 @@ def _outcome(kind: str, *, status: int | None = None, signal: int | None = None,
     return {"type": kind, "status": status, "signal": signal, "detail": detail, "oops": None}
 
 
-def _words(error: NumalabError) -> str:
+def _words(error: Exception) -> str:
     notes = getattr(error, "__notes__", [])
+    remedy = getattr(error, "remedy", "")
     text = "; ".join([str(error), *notes])
-    return f"{text} ({error.remedy})" if error.remedy else text
+    return f"{text} ({remedy})" if remedy else text
 
 
 def clipped(data: bytes, limit: int = LOG_BYTES) -> bytes:

@@ -65,8 +65,9 @@ class Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for key in list(self._live):
-            self._close(key)
+        with contextlib.ExitStack() as stack:  # one that cannot be closed does not keep the others alive
+            for key in list(self._live):
+                stack.callback(self._close, key)
 
     def get(self, request: MachineRequest, *, fresh: bool) -> Live:
         """Return a machine of this kind, booted now unless one is there and `fresh` is not asked for.

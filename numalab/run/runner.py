@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from numalab.errors import UserError
+from numalab.errors import MissingError, UserError
 from numalab.kernel.progress import Progress
 from numalab.results import CELLS, Json, succeeded
 from numalab.run import cell as cells
@@ -27,6 +27,7 @@ from numalab.run.store import Store
 
 #: After so many failed boots of one kind of machine its other cells are left for another time.
 _BOOT_TRIES = 2
+_COMPLAINTS_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def run(experiment: Experiment, lab: Lab, options: Options, *, progress: Callabl
         )
     planned, blocked = plan(experiment, points, lab, accel=options.accel)
     if blocked:
-        raise blocked[0].why
+        raise _explained(blocked, planned)
     with store.opened(directory) as opened, _terminable():
         if options.out is None:
             store.point_latest(directory)
@@ -121,6 +122,14 @@ def run(experiment: Experiment, lab: Lab, options: Options, *, progress: Callabl
             except KeyboardInterrupt:
                 summary.interrupted = True
     return summary
+
+
+def _explained(blocked: Sequence[Blocked], planned: Sequence[Cell]) -> MissingError:
+    """What is missing, and how to run the cells that do not need it."""
+    why = blocked[0].why
+    ready = dict.fromkeys(cell.point.kernel for cell in planned)
+    only = " ".join(f"--only kernel={kernel}" for kernel in ready)
+    return MissingError(str(why), remedy=f"{why.remedy}; or leave it out for now: {only}" if ready else why.remedy)
 
 
 def _left_to_do(opened: Store, planned: Sequence[Cell], summary: Summary, *, retry_failed: bool) -> list[Cell]:
@@ -223,6 +232,8 @@ def _run_cells(
                 failed_boots[kind] += 1
             if not succeeded(result):
                 shown.note(f"{cell.point}: {describe(result)}")
+            for line in result["complaints"][:_COMPLAINTS_SHOWN]:
+                shown.note(f"{cell.point}: the guest's kernel complained: {line}")
 
 
 def describe(result: Json) -> str:

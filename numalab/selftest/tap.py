@@ -20,7 +20,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 #: A kernel message: "[   12.345678] ", perhaps with a level before it and a caller or processor behind the time.
 _PRINTK = re.compile(r"(?:<\d+>)?\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? ?")
 _VERSION = re.compile(r"( *)K?TAP version \d+\s*$", re.IGNORECASE)
-_PLAN = re.compile(r"( *)(?:# )?1\.\.(\d+)\s*(?:#\s*SKIP\b[:\s-]*(?P<why>.*))?$", re.IGNORECASE)
+_PLAN = re.compile(r"( *)1\.\.(\d+)\s*(?:#\s*SKIP\b[:\s-]*(?P<why>.*))?$", re.IGNORECASE)
 _RESULT = re.compile(r"( *)(?P<not>not )?ok\b(?: +(?P<number>\d+))?(?P<rest>(?:\s.*)?)$")
 _DIRECTIVE = re.compile(
     r"(?:^|\s)#\s*(?P<word>SKIP|TODO|XFAIL|TIMEOUT|ERROR)(?:PED)?\b[:\s-]*(?P<why>.*)$", re.IGNORECASE

@@ -136,6 +136,11 @@ class FakeProcess:
         if act == "timeout":
             self._end(None, b"half a line", signal=9)
             raise CommandTimeoutError(f"{self._argv[0]} ran longer than {timeout:g} s and was killed")
+        if act == "explode":
+            raise ValueError("explode")
+        if act == "warn":
+            with self._machine.console.open("a") as file:
+                file.write("[    3.14] WARNING: CPU: 0 PID: 7 at mm/memory.c:1\n")
         if act == "signal":
             return self._end(None, b"", signal=11)
         if act == "fail":

@@ -56,11 +56,8 @@ class GuestMemory:
         return np.stack([self.pages[int(frame)] for frame in frames])
 
 
-Row = tuple[int, Counter[int]]
-
-
 def naive_walk(
-    memory: GuestMemory, roots: list[int], nodes: NodeMap, huge_zero: int = -1
+    memory: GuestMemory, roots: list[int], nodes: NodeMap, zero: int = -1, huge_zero: int = -1
 ) -> dict[tuple[int, int, int], tuple[int, int, Counter[int]]]:
     """(root, level, frame) → (lowest va, references, leaf entries by column), one entry at a time."""
     found: dict[tuple[int, int, int], tuple[int, int, Counter[int]]] = {}
@@ -78,10 +75,10 @@ def naive_walk(
             present, huge = value & PRESENT, value & PSE
             stored = (value if present else ~value) & MASK
             if level == 1 and value & (PRESENT | PROTNONE):
-                leaves[_column(nodes, stored >> 12, value, -1)] += 1
+                leaves[_column(nodes, stored >> 12, zero)] += 1
             elif level in (2, 3) and huge:
                 base = (stored >> 12) >> 9 * (level - 1) << 9 * (level - 1)
-                leaves[_column(nodes, base, value, huge_zero if level == 2 else -1)] += 1
+                leaves[_column(nodes, base, huge_zero if level == 2 else -1)] += 1
             elif level > 1 and present:
                 visit(root, stored >> 12, level - 1, va + (index << 12 + 9 * (level - 1)))
 
@@ -90,10 +87,10 @@ def naive_walk(
     return found
 
 
-def _column(nodes: NodeMap, frame: int, value: int, huge_zero: int) -> int:
-    if value & SPECIAL or frame == huge_zero:
-        return nodes.columns - 1
+def _column(nodes: NodeMap, frame: int, zero: int) -> int:
+    if frame == zero:
+        return len(nodes.nodes)
     for span in nodes.spans:
         if span.start <= frame < span.end:
             return nodes.nodes.index(span.node)
-    return nodes.columns - 1
+    return len(nodes.nodes) + 1

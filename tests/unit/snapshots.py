@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from numalab.kinds import Kind
@@ -12,25 +14,28 @@ from tests.unit.guest_memory import GuestMemory, entry
 
 #: Nodes 0 and 1 with frames below 0x1000 and 0x2000; node 2 has CPUs and no memory.
 NODES = NodeMap([0, 1, 2], [Span(0, 0x1000, 0), Span(0x1000, 0x2000, 1)])
+ZERO = 0x501
 
 
 def tree(memory: GuestMemory, frames: list[int]) -> int:
-    """A 4-level tree of table pages at `frames`; the last one is a PTE page with 4 leaves on node 0, 2 on node 1."""
+    """A 4-level tree of table pages at `frames`; the last one is a PTE page with 4 leaves on node 0, 2 on
+    node 1, one of the zero page and one of a device."""
     for frame in frames:
         memory.table(frame)
-    for above, below in zip(frames[:3], frames[1:4], strict=True):
+    for above, below in pairwise(frames):
         memory.link(above, 1, below)
     for index in range(4):
-        memory.set(frames[3], index, entry(0x500 + index))
+        memory.set(frames[3], index, entry(0x510 + index))
     memory.set(frames[3], 100, entry(0x1500))
     memory.set(frames[3], 101, entry(0x1501, "protnone"))
-    memory.set(frames[3], 102, entry(0x501, "special"))
+    memory.set(frames[3], 102, entry(ZERO, "special"))
+    memory.set(frames[3], 103, entry(0xFEE00))
     memory.set(frames[2], 7, entry(0x1600, huge=True))
     return frames[0]
 
 
 def placement(memory: GuestMemory, roots: list[Root], pid: int = 42, comm: str = "gups") -> ProcessPlacement:
-    tables = walk([root.frame for root in roots], 4, memory.read, NODES)
+    tables = walk([root.frame for root in roots], 4, memory.read, NODES, zero_frame=ZERO)
     return ProcessPlacement(
         pid=pid,
         comm=comm,

@@ -62,6 +62,7 @@ def summary(
         "roots": [{"nodes": [n] if replicated else list(range(NODES)), "frame": 4096 + n} for n in range(copies)],
         "table_pages": pages,
         "leaf": {"4K": leaf, "2M": zero, "1G": zero},
+        "leaf_zero": {size: [0] * NODES for size in ("4K", "2M", "1G")},
         "leaf_other": {size: [0] * NODES for size in ("4K", "2M", "1G")},
         "deposited": [0] * NODES,
         "local_share": {node: 1 - share for node, share in remote.items()},

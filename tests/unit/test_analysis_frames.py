@@ -43,7 +43,7 @@ def test_missing_stays_missing(data: dataset.Dataset) -> None:
     result = synthetic.result(samples=[synthetic.sample("rate", None, "1/s", "measured")])
     assert frames.values([result]).query("metric == 'rate'")["value"].isna().all()
     text = export.to_bytes(frames.values([result]), "csv").decode()
-    assert [line for line in text.splitlines() if ",rate," in line][0].endswith(",NA")
+    assert next(line for line in text.splitlines() if ",rate," in line).endswith(",NA")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_what_the_laboratory_writes_is_what_is_read_here() -> None:
         va=np.zeros(4, np.uint64),
         parent=np.array([-1, 0, -1, 2], np.int32),
         refs=np.ones(4, np.int32),
-        leaves=np.array([[0, 0, 0], [6, 2, 1], [0, 0, 0], [6, 2, 1]], np.int32),
+        leaves=np.array([[0, 0, 0, 0], [6, 2, 1, 0], [0, 0, 0, 0], [6, 2, 1, 0]], np.int32),
     )
     process = ProcessPlacement(
         pid=7,

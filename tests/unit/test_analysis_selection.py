@@ -143,7 +143,7 @@ def test_nothing_in_common(tmp_path: Path, hardware: dataset.Dataset) -> None:
 
 def test_failed_cells_are_left_out_and_counted(tmp_path: Path) -> None:
     results = synthetic.many(synthetic.on_hardware, accel="kvm", repeats=4, workloads=("gups",))
-    broken = [r for r in results if r["cell"]["policy"] == "replicated"][0]
+    broken = next(each for each in results if each["cell"]["policy"] == "replicated")
     broken["outcome"] = {"type": "panic", "status": None, "signal": None, "detail": "BUG", "oops": "BUG"}
     broken["samples"][0]["value"] = 1.0
     made = selection.along(load(tmp_path / "run", results), "policy", metrics=["updates_per_second"])

@@ -15,7 +15,7 @@ from numalab.errors import ExperimentError, MissingError, UserError
 from numalab.kernel import bzimage, images, plan, source, stock, store, tools
 from numalab.kernel.build import build
 from numalab.kernel.images import available, resolve
-from numalab.paths import ROOT
+from numalab.paths import PATCHES, ROOT
 from tests.unit.kernel_fakes import CODE_PATCH, FAKE_LINUX, Lab, Told, make_lab
 
 RELEASE = "6.12.117+deb13-amd64"
@@ -92,7 +92,7 @@ def test_no_stock_to_be_had(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.serve("linux-image-amd64", "6.1.170-1", {}, depends="linux-image-6.1.0-40-amd64 (= 6.1.170-1)")
     with pytest.raises(MissingError, match=r"no prebuilt Linux 6\.12"):
         resolve("stock")
-    serve_stock(lab)
+    serve_stock(lab, meta="linux-image-6.12-amd64")
     real = tools.which
     monkeypatch.setattr(tools, "which", lambda tool: None if tool == "depmod" else real(tool))
     with pytest.raises(MissingError, match="depmod") as caught:
@@ -223,7 +223,7 @@ def test_what_is_no_kernel(lab: Lab) -> None:
         resolve(str(lab.top / "bzImage"))
     with pytest.raises(UserError, match=r"no kernel is called 'pached' \(did you mean 'patched'\?\)"):
         resolve("pached")
-    with pytest.raises(UserError, match="no patch set 'comon'.*'common'"):
+    with pytest.raises(UserError, match=r"no patch set 'comon'.*'common'"):
         resolve("patched:comon")
     with pytest.raises(UserError, match="no kernel is called"):
         resolve("0123456789abcdef")
@@ -261,7 +261,7 @@ def test_resolving_imports_nothing_heavy() -> None:
 
 def test_the_projects_own_plan_is_well_formed() -> None:
     """The real linux-patches/: every entry there, sets known, fragments in harmony, patches readable."""
-    if not (plan.PATCHES / "series").is_file():
+    if not (PATCHES / "series").is_file():
         pytest.fail("linux-patches/series is missing")
     for flavour in plan.FLAVOURS:
         assert "CONFIG_NUMA" in plan.make_plan(flavour).settings

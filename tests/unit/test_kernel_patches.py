@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def test_a_bad_line_of_the_series(lab: Lab, line: str, words: str) -> None:
 def test_an_unknown_set_and_no_series_at_all(lab: Lab, tmp_path: Path) -> None:
     lab.patch("mitosis/1.patch", CODE_PATCH)
     lab.series("mitosis/1.patch")
-    with pytest.raises(UserError, match="no patch set 'mitoss'.*did you mean 'mitosis'"):
+    with pytest.raises(UserError, match=r"no patch set 'mitoss'.*did you mean 'mitosis'"):
         series.read(lab.patches, ["mitoss"])
     with pytest.raises(MissingError, match="series"):
         series.read(tmp_path / "nowhere")
@@ -134,8 +135,9 @@ def test_fuzz_is_refused_with_patch_file_and_hunk(lab: Lab) -> None:
     assert message.startswith("common/0001-a.patch does not apply to Linux 6.12.117:")
     assert "mm/memory.c: hunk #2 (line " in message
     assert "fuzz" in caught.value.remedy
-    fuzzy = subprocess.run(["patch", "-p1", "--dry-run", "-d", tree, "-i", path], capture_output=True, check=False)
-    assert fuzzy.returncode == 0, "the premise: GNU patch takes it"
+    if shutil.which("patch"):
+        patch = ["patch", "-p1", "--dry-run", "-d", str(tree), "-i", str(path)]
+        assert subprocess.run(patch, capture_output=True, check=False).returncode == 0, "GNU patch would take it"
 
 
 def test_the_cause_of_a_refusal(lab: Lab) -> None:
@@ -207,12 +209,12 @@ def test_a_cover_letter_and_an_unreadable_patch_in_the_series(lab: Lab) -> None:
     (lab.patches / "common").mkdir()
     (lab.patches / "common/0000-cover-letter.patch").write_text("Subject: [PATCH 0/3] tables\n\nWords.\n")
     lab.series("common/0000-cover-letter.patch")
-    with pytest.raises(UserError, match="0000-cover-letter.patch: holds no change"):
+    with pytest.raises(UserError, match=r"0000-cover-letter.patch: holds no change"):
         apply(lab)
     whole = lab.patch("common/1.patch", CODE_PATCH)
     whole.write_text(whole.read_text()[:-20].rsplit("\n", 2)[0] + "\n")
     lab.series("common/1.patch")
-    with pytest.raises(UserError, match="1.patch: .*ends inside a hunk"):
+    with pytest.raises(UserError, match=r"1.patch: .*ends inside a hunk"):
         apply(lab, where="again")
 
 

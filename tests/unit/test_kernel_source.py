@@ -11,6 +11,7 @@ import pytest
 
 from numalab.errors import ExperimentError, MissingError, UserError
 from numalab.kernel import directory, locks, source, tools
+from numalab.kernel import tree as tree_module
 from numalab.kernel.tree import Tree, load, sha256_file, version_of
 from tests.unit.kernel_fakes import FAKE_LINUX, Lab, Told, make_lab
 
@@ -105,12 +106,12 @@ def test_a_tarball_that_is_not_the_recorded_one_is_refused(lab: Lab) -> None:
 
 
 def test_no_such_package_no_network_no_apt(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(MissingError, match="apt knows no package linux-source-6.12") as caught:
+    with pytest.raises(MissingError, match=r"apt knows no package linux-source-6.12") as caught:
         locate()
     assert "apt-get update" in caught.value.remedy
     lab.serve_source()
     (lab.archive / "offline").touch()
-    with pytest.raises(MissingError, match="could not download.*Could not resolve host"):
+    with pytest.raises(MissingError, match=r"could not download.*Could not resolve host"):
         locate()
     monkeypatch.setattr(tools, "which", lambda tool: None)
     with pytest.raises(MissingError, match="no apt") as caught:
@@ -177,16 +178,16 @@ def test_a_deb_of_ones_own(lab: Lab) -> None:
     tree, _ = locate(str(deb))
     assert (tree.source.version, tree.source.package) == ("6.12.200", "linux-source-6.12 6.12.200-1")
     other = lab.serve("hello", "1", {"usr/bin/hello": FAKE_LINUX / "Makefile"})
-    with pytest.raises((UserError, ExperimentError), match="hello_1_amd64.deb|usr/src"):
+    with pytest.raises((UserError, ExperimentError), match=r"hello_1_amd64.deb|usr/src"):
         locate(str(other))
 
 
 def test_what_is_no_source(lab: Lab, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no .*linux-7"):
+    with pytest.raises(UserError, match=r"there is no .*linux-7"):
         locate(str(tmp_path / "linux-7"))
     readme = tmp_path / "readme.txt"
     readme.write_text("x")
-    with pytest.raises(UserError, match="no directory, .deb or tarball"):
+    with pytest.raises(UserError, match=r"no directory, .deb or tarball"):
         locate(str(readme))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="not a Linux source tree"):
@@ -287,7 +288,7 @@ def test_only_what_changed_gets_a_new_time(lab: Lab) -> None:
 def test_an_interrupted_copy_is_finished_and_forgets_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = lab.tree()
     copied = 0
-    real = directory.replace
+    real = tree_module.replace
 
     def dying(one: Path, two: Path, stamp: int) -> None:
         nonlocal copied

@@ -22,7 +22,7 @@ def test_what_is_lacking_is_named_with_one_line_that_installs_it() -> None:
         tools.require([*lacks, tools.Lack("<gelf.h>", "libelf-dev")], purpose="building")
     assert str(caught.value) == "building needs what this machine lacks: no-such-tool, pahole-of-old, <gelf.h>"
     assert caught.value.remedy.startswith("apt-get install libelf-dev no-such-tool pahole-of-old ")
-    with pytest.raises(MissingError, match="asking needs .*: no-such-tool"):
+    with pytest.raises(MissingError, match=r"asking needs .*: no-such-tool"):
         tools.run(["no-such-tool"], purpose="asking")
 
 

@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from numalab.measure import nodes
 from numalab.measure.nodes import NodeMap, Span, disjoint
 
+#: Column of frames that belong to none of four nodes; 4 is for the zero pages.
+OTHER = 5
+
 
 @st.composite
 def layouts(draw: st.DrawFn) -> list[Span]:
@@ -24,7 +27,7 @@ def layouts(draw: st.DrawFn) -> list[Span]:
 
 
 def naive(spans: list[Span], frame: int) -> int:
-    return next((span.node for span in spans if span.start <= frame < span.end), 4)
+    return next((span.node for span in spans if span.start <= frame < span.end), OTHER)
 
 
 @given(layouts(), st.lists(st.integers(0, 1 << 26), max_size=50))
@@ -36,12 +39,32 @@ def test_columns(spans: list[Span], frames: list[int]) -> None:
     assert found.tolist() == [naive(spans, frame) for frame in asked.tolist()]
 
 
+@given(st.integers(1, 20), st.integers(0, 2**32), st.booleans())
+@settings(deadline=None, max_examples=30)
+def test_rows_are_counted_by_column(nodes: int, seed: int, masked: bool) -> None:
+    mapped = NodeMap(range(nodes), [Span(n * 700, n * 700 + 690, n) for n in range(nodes)])
+    rng = np.random.default_rng(seed)
+    frames = rng.integers(0, nodes * 700 + 50, (3, 512))
+    mask = rng.random((3, 512)) < 0.5 if masked else None
+    found = mapped.count(frames, mask, zero_frame=5)
+    for row in range(3):
+        columns = mapped.column(frames[row])
+        columns[frames[row] == 5] = mapped.zero
+        counted = columns if mask is None else columns[mask[row]]
+        assert found[row].tolist() == np.bincount(counted, minlength=mapped.columns).tolist()
+
+
+def test_a_full_page_on_one_node_does_not_overflow() -> None:
+    mapped = NodeMap(range(8), [Span(0, 10, 3)])
+    assert mapped.count(np.zeros((1, 512), np.int64)).tolist() == [[0, 0, 0, 512, 0, 0, 0, 0, 0, 0]]
+
+
 def test_table_stays_small_on_a_large_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nodes, "_MAX_SLOTS", 64)
     spans = [Span(0, 100_000, 0), Span(100_000, 100_001, 1), Span(100_001, 9_999_999, 0)]
     mapped = NodeMap([0, 1], spans)
     assert mapped._table.size <= 65
-    assert mapped.column(np.array([99_999, 100_000, 100_001, 9_999_998, 9_999_999])).tolist() == [0, 1, 0, 0, 2]
+    assert mapped.column(np.array([99_999, 100_000, 100_001, 9_999_998, 9_999_999])).tolist() == [0, 1, 0, 0, 3]
 
 
 def test_memoryless_and_sparse_node_numbers_have_columns() -> None:
@@ -81,8 +104,8 @@ def test_interleaved_nodes_are_told_apart(runs: list[tuple[int, int]], start: in
         return naive(truth, frame)
 
     found = disjoint(claims, resolve)
-    assert NodeMap(range(3), found).column(np.arange(at + 10)).tolist() == [
-        naive(truth, frame) if naive(truth, frame) < 4 else 3 for frame in range(at + 10)
+    assert NodeMap(range(4), found).column(np.arange(at + 10)).tolist() == [
+        naive(truth, frame) for frame in range(at + 10)
     ]
     if len(claims) == 1:
         assert not asked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ NODES = NodeMap(
     [0, 1, 2, 3],
     [Span(0, 0x800, 0), Span(0x1000, 0x2000, 2), Span(0x2000, 0x2FFD, 3), Span(0x4_0000, 0x20_0000, 3)],
 )
-HUGE_ZERO = 0x1200
+ZERO, HUGE_ZERO = 0x1234, 0x1200
 KINDS = ("data", "data", "data", "protnone", "special", "swap", "none")
 
 
@@ -33,7 +34,7 @@ def random_memory(seed: int, levels: int, roots: int, sharing: bool) -> tuple[Gu
         kind = rng.choice(KINDS)
         if kind == "none":
             return 0
-        frame = rng.choice([rng.randrange(0x3100), rng.randrange(0x4_0000, 0x21_0000), HUGE_ZERO])
+        frame = rng.choice([rng.randrange(0x3100), rng.randrange(0x4_0000, 0x21_0000), ZERO, HUGE_ZERO])
         if level == 1 or kind == "swap":
             return entry(frame, kind)
         base = frame >> 9 * (level - 1) << 9 * (level - 1)
@@ -79,8 +80,8 @@ def as_dict(tables: Tables) -> dict[tuple[int, int, int], tuple[int, int, dict[i
 @settings(max_examples=60, deadline=None)
 def test_walk_agrees_with_a_naive_walk(seed: int, levels: int, roots: int, sharing: bool) -> None:
     memory, tops = random_memory(seed, levels, roots, sharing)
-    found = walk(tops, levels, memory.read, NODES, huge_zero_frame=HUGE_ZERO)
-    wanted = naive_walk(memory, tops, NODES, HUGE_ZERO)
+    found = walk(tops, levels, memory.read, NODES, zero_frame=ZERO, huge_zero_frame=HUGE_ZERO)
+    wanted = naive_walk(memory, tops, NODES, ZERO, HUGE_ZERO)
     assert as_dict(found) == {key: (va, refs, dict(leaves)) for key, (va, refs, leaves) in wanted.items()}
 
 
@@ -105,9 +106,10 @@ def test_rows_are_in_order_and_parents_point_up(seed: int, levels: int) -> None:
 def test_many_tables_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pagetable, "_CHUNK", 3)
     memory, tops = random_memory(7, 4, 3, True)
-    found = walk(tops, 4, memory.read, NODES, huge_zero_frame=HUGE_ZERO)
+    found = walk(tops, 4, memory.read, NODES, zero_frame=ZERO, huge_zero_frame=HUGE_ZERO)
     assert as_dict(found) == {
-        key: (va, refs, dict(leaves)) for key, (va, refs, leaves) in naive_walk(memory, tops, NODES, HUGE_ZERO).items()
+        key: (va, refs, dict(leaves))
+        for key, (va, refs, leaves) in naive_walk(memory, tops, NODES, ZERO, HUGE_ZERO).items()
     }
     assert memory.reads > len(found) // 3
 
@@ -116,10 +118,10 @@ def single(value: int, level: int) -> Tables:
     """Walk a tree with one entry, at `level`."""
     memory = GuestMemory(4)
     frames = [memory.table(0x100 + n) for n in range(4)]
-    for above, below in zip(frames[: 4 - level], frames[1 : 5 - level], strict=True):
+    for above, below in pairwise(frames[: 5 - level]):
         memory.link(above, 3, below)
     memory.set(frames[4 - level], 5, value)
-    return walk([frames[0]], 4, memory.read, NODES, huge_zero_frame=HUGE_ZERO)
+    return walk([frames[0]], 4, memory.read, NODES, zero_frame=ZERO, huge_zero_frame=HUGE_ZERO)
 
 
 @pytest.mark.parametrize(
@@ -127,11 +129,13 @@ def single(value: int, level: int) -> Tables:
     [
         (1, entry(0x1400), 2),
         (1, entry(0x1400, "protnone"), 2),
-        (1, entry(0x1400, "special"), 4),
-        (1, entry(0x900), 4),  # in a hole
+        (1, entry(0x1400, "special"), 2),
+        (1, entry(ZERO, "special"), 4),
+        (1, entry(HUGE_ZERO), 2),
+        (1, entry(0x900), 5),  # in a hole
         (1, entry(0x2FFC), 3),
-        (1, entry(0x2FFD), 4),  # just behind the last frame of a node
-        (1, entry(0x7FFF_FFFF), 4),  # far beyond memory
+        (1, entry(0x2FFD), 5),  # just behind the last frame of a node
+        (1, entry(0x7FFF_FFFF), 5),  # far beyond memory
         (1, entry(0x1400) | 1 << 7, 2),  # PAT, not a huge page
         (2, entry(0x1400, huge=True), 2),
         (2, entry(0x1400, huge=True) | 1 << 12, 2),  # PAT of a huge page lies among the frame's bits

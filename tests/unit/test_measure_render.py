@@ -38,7 +38,7 @@ def test_heatmap_shows_every_count() -> None:
     assert row(text, "PGD") == ["██████", "1", "·", "·", "1"]
     assert row(text, "PTE") == ["·", "██████", "1", "·", "1"]
     assert row(text, "tables node 1")[:6] == ["▓▓▓▓▓▓", "4", "▒▒▒▒▒▒", "2", "·", "░░░░░░"]
-    assert "none" in text
+    assert "      zero     other" in text
     assert "kept ready for splitting huge pages: 1 on node 1" in text
     assert "P4D" not in text
 

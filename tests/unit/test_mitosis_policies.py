@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from mitosis.policies import ALLOC_NODE, INTERLEAVE, PLACEMENTS, REMOTE_TABLES
+from mitosis.policies import ALLOC_NODE, BALANCING, INTERLEAVE, PLACEMENTS, REMOTE_TABLES
 from mitosis.system import SYSTEM
 from numalab.errors import UserError
 from numalab.machine.topology import uniform
 from numalab.run import check, matrix
 from numalab.run.lab import default_lab
 from numalab.run.plan import commands
-from numalab.run.policy import NodeNumber
+from numalab.run.policy import NodeNumber, Policy
 from numalab.run.spec import Experiment
 from numalab.run.system import find_experiment, policies
 from workloads import catalogue
@@ -37,17 +37,21 @@ def test_experiments_are_good(name: str) -> None:
 
 
 @pytest.mark.parametrize("policy", SYSTEM.policies, ids=lambda policy: policy.name)
-def test_every_option_is_one_of_gups(policy: object) -> None:
+def test_every_option_is_one_of_gups(policy: Policy) -> None:
     """GUPS has all options of placement; the catalogue checks their values."""
-    from numalab.run.policy import Policy
-
-    assert isinstance(policy, Policy)
     bound = policy.bind({}, uniform(4, 2, "64M"))
     catalogue.get("gups").argv(bound.options)
-    assert all(knob.path == ALLOC_NODE for knob in bound.knobs)
     # A policy that sets the knob to a node cannot do without the patch; one that leaves the default can.
-    needs = any(knob.value != "-1" for knob in bound.knobs)
-    assert (policy.requires == ("common",)) == needs == any(not knob.optional for knob in bound.knobs)
+    tables = [knob for knob in bound.knobs if knob.path == ALLOC_NODE]
+    needs = any(knob.value != "-1" for knob in tables)
+    assert (policy.requires == ("common",)) == needs == any(not knob.optional for knob in tables)
+
+
+@pytest.mark.parametrize("policy", SYSTEM.policies, ids=lambda policy: policy.name)
+def test_balancing_is_off_but_where_it_is_meant(policy: Policy) -> None:
+    assert [knob.value for knob in policy.knobs if knob.path == BALANCING] == [
+        "1" if policy.name == "autonuma" else "0"
+    ]
 
 
 @pytest.mark.parametrize(("code", "tables", "data"), [("LPLD", 2, 2), ("LPRD", 2, 0), ("RPLD", 0, 2), ("RPRD", 0, 0)])
@@ -55,7 +59,8 @@ def test_the_codes_of_the_papers(code: str, tables: int, data: int) -> None:
     """Threads on node 2, remote is node 0: P is where the page tables are, D where the data."""
     policy = next(policy for policy in PLACEMENTS if policy.name == code)
     bound = policy.bind({"home": 2, "away": 0}, uniform(3, 2, "64M"))
-    assert commands(bound, ["true"]) == [f"echo {tables} > {ALLOC_NODE}", "true"]
+    assert commands(bound, ["true"])[-2:] == [f"echo {tables} > {ALLOC_NODE}", "true"]
+    assert bound.wrap == ("taskset", "-c", "4-5")
     assert bound.options == {"cpus": "4-5", "memory": f"bind:{data}"}
 
 

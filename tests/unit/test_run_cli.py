@@ -96,9 +96,12 @@ def test_interruption_is_130_and_says_how_to_go_on(world: World) -> None:
             raise KeyboardInterrupt
 
     world.on_run = interrupt
-    done = invoke("exp.toml", "--out", "out")
+    done = invoke("exp.toml", "--out", "out", "--accel", "tcg", "--repeat", "2", "--only", "kernel=stock")
     assert done.return_value == 130
-    assert "interrupted; 2 of 16 cells are done and kept\n  → numalab run exp.toml --out out --resume" in done.output
+    again = "numalab run exp.toml --out out --resume --accel tcg --repeat 2 --only kernel=stock"
+    assert f"interrupted; 2 of 8 cells are done and kept\n  → {again}\n" in done.output
+    world.on_run = None
+    assert invoke(*again.split()[2:]).return_value == 0
 
 
 def test_a_bad_file_is_refused_with_status_2(world: World) -> None:

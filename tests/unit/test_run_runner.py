@@ -197,6 +197,12 @@ def test_an_end_is_a_result(bench: Bench, act: str, kind: str, detail: str) -> N
     assert bench.world.open == 0
 
 
+def test_a_warning_of_the_kernel_is_recorded(bench: Bench) -> None:
+    result = bench.act("warn")
+    assert succeeded(result)
+    assert result["complaints"] == ["WARNING: CPU: 0 PID: 7 at mm/memory.c:1"]
+
+
 def test_a_panic_keeps_the_oops_and_the_console(bench: Bench) -> None:
     result = bench.act("panic")
     assert "NULL pointer dereference" in result["outcome"]["oops"]
@@ -263,6 +269,18 @@ def test_a_snapshot_that_fails_is_an_error_of_its_cell(bench: Bench) -> None:
     assert result["placement"] == [{"mark": "ready", "file": None, "summary": None}]
 
 
+@pytest.mark.parametrize("act", ["ok", "explode"])
+def test_a_bug_of_ours_costs_one_cell_and_leaves_its_traceback(bench: Bench, act: str) -> None:
+    bench.world.snapshot_error = ValueError("cannot reshape") if act == "ok" else None
+    result = bench.act(act)
+    said = "cannot reshape" if act == "ok" else "explode"
+    assert result["outcome"]["type"] == "error"
+    assert result["outcome"]["detail"] == f"ValueError: {said} (a bug of numalab; see traceback.txt)"
+    text = (bench.out / "cells" / result["cell"]["id"] / "traceback.txt").read_text()
+    assert text.startswith("Traceback")
+    assert bench.world.open == 0
+
+
 def test_a_policy_the_kernel_cannot_have_is_refused_before_any_boot(bench: Bench) -> None:
     text = '[matrix]\nkernel = ["stock", "patched"]\npolicy = ["remote"]\nworkload = "gups"\n'
     with pytest.raises(UserError) as caught:
@@ -278,8 +296,9 @@ def test_a_policy_the_kernel_cannot_have_is_refused_before_any_boot(bench: Bench
 
 def test_a_kernel_that_is_not_built(bench: Bench) -> None:
     bench.world.missing_kernels = ("patched",)
-    with pytest.raises(MissingError, match="'patched' is not built"):
+    with pytest.raises(MissingError, match="'patched' is not built") as caught:
         bench.run()
+    assert caught.value.remedy == "numalab kernel build; or leave it out for now: --only kernel=stock"
     assert len(bench.run(only=("kernel=stock",)).done) == CELLS_OF_QUICK // 2
 
 
