@@ -179,7 +179,7 @@ def measure(
         shift=statistics.hodges_lehmann(a.values, b.values),
         delta=statistics.cliffs_delta(a.values, b.values),
         floor=floor,
-        warnings=tuple(_warnings(a, b)),
+        warnings=tuple(_warnings(a, b, stable=unit != "share")),
     )
 
 
@@ -300,14 +300,14 @@ def settings_differ(each: Comparison) -> Comparison:
     return replace(each, warnings=(*each.warnings, said))
 
 
-def _warnings(a: Side, b: Side) -> list[str]:
+def _warnings(a: Side, b: Side, *, stable: bool) -> list[str]:
     found = []
     for side in (a, b):
         if side.failed:
             found.append(f"{side.name}: {side.failed} cell{'s' * (side.failed != 1)} failed and left out")
         if side.missing:
             found.append(f"{side.name}: {side.missing} missing value{'s' * (side.missing != 1)} (NA) left out")
-        if side.n:
+        if side.n and stable:
             found += [f"{side.name}: {reason}" for reason in statistics.stability(side.values)]
     if statistics.interleaved(a.started, b.started) is False:
         found.append("the runs of both sides were not interleaved: drift of the host may look like a difference")

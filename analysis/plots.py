@@ -27,6 +27,8 @@ from numalab.kinds import Kind
 
 _PER_ROW = 4
 _PANEL = 1.9  # inches
+#: A range of shares narrower than this is no more than a speck in a picture; the tables have it.
+_VISIBLE = 0.02
 
 
 def kind_words(kind: Kind | None) -> str:
@@ -123,7 +125,7 @@ def _shares(axes: Axes, group: Group, *, names: bool) -> None:
         axes.bar(node, share, 0.8, bottom=1 - share, color=style.REMOTE)
         axes.text(node, 1.03, f"{share:.0%}", ha="center", va="bottom", fontsize=7.5)
         low, high = 1 - np.nanmax(remote[:, node]), 1 - np.nanmin(remote[:, node])
-        if high - low > 1e-9:
+        if high - low > _VISIBLE:
             axes.vlines(node, low, high, color="white", linewidth=2.5)
             axes.vlines(node, low, high, color="black", linewidth=1)
     axes.set_ylim(0, 1.16)

@@ -213,17 +213,16 @@ def _comparison_parts(data: Dataset, policies: list[Comparison], names: Iterator
             continue
         baseline = made[0].a.name
         means = selection.overall(own)
+        moved, unchanged = selection.split_unchanged(own)
         yield {
             "axis": axis,
             "baseline": baseline,
             "pictures": [_forest(metric, own, baseline, names) for metric in _drawn(own)],
-            "own": comparison_tables.comparison_table(own, title=f"Workload metrics against {baseline}")
-            if own
-            else None,
+            "own": comparison_tables.comparison_table(moved, title="Workload metrics") if moved else None,
+            "unchanged": unchanged,
             "means": comparison_tables.overall_table(means) if means else None,
-            "placed": comparison_tables.comparison_table(placed, title=f"Placement against {baseline}")
-            if placed
-            else None,
+            "placed_short": comparison_tables.compact_tables(placed),
+            "placed": comparison_tables.comparison_table(placed, title="Placement") if placed else None,
             "warnings": list(dict.fromkeys(f"{each.metric}: {line}" for each in own for line in each.warnings)),
             "repeats": selection.repeats_needed(own),
             "placebo": bool(selection.noise_floors(data)),

@@ -71,8 +71,11 @@ def _print(made: list[Comparison]) -> None:
     from analysis import comparison_tables, selection
 
     console = Console()
-    for table in comparison_tables.compact_tables(made):
+    moved, unchanged = selection.split_unchanged(made)
+    for table in comparison_tables.compact_tables(moved):
         table.show(console)
+    if unchanged:
+        click.echo(f"One and the same value in every run: {', '.join(unchanged)}.\n")
     means = selection.overall([each for each in made if each.source != "placement"])
     if means:
         comparison_tables.overall_table(means).show(console)

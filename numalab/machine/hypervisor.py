@@ -96,6 +96,8 @@ def _leave(path: Path, pid: int) -> None:
 def connect(uri: str = "embed") -> Any:
     """Return an open libvirt connection; `uri` is "embed" or a libvirt URI such as qemu:///system.
 
+    A process has one kind: once the embedded driver is open, libvirt sends qemu:///system to it as well.
+
     Raises:
         MissingError: the driver or the daemon is not there.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -156,10 +157,10 @@ def test_a_finished_run_imports_nothing_heavy(world: World, tmp_path: Path) -> N
         "assert run.command(['exp.toml', '--out', 'out', '--resume'], standalone_mode=False) == 0\n"
         f"print(sorted(set({HEAVY!r}) & set(sys.modules)))\n"
     )
-    root = str(Path(__file__).parents[2])
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
-        env={"PYTHONPATH": root, "PATH": "/usr/bin:/bin"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
         check=False,

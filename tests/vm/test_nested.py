@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 
@@ -34,8 +35,10 @@ def test_a_guest_of_the_guest(stock: KernelImage) -> None:
         assert not machine.complaints
 
 
-@pytest.mark.skipif(not Path("/run/libvirt/libvirt-sock").exists(), reason="no libvirt daemon runs on this host")
-def test_a_machine_of_the_systems_daemon(stock: KernelImage) -> None:
-    with Machine(stock, uniform(2, 1, "256M"), accel="tcg", uri="qemu:///system") as machine:
-        assert machine.run(["echo", "hello"]).stdout == b"hello\n"
-        assert machine.facts()["qemu_version"]
+def test_a_machine_of_the_systems_daemon() -> None:
+    # In a process of its own: once the embedded driver is open, libvirt knows no daemon any more.
+    argv = [sys.executable, "-m", "numalab", "boot", "--connect", "qemu:///system", "--accel", "tcg", "--nodes", "1"]
+    done = subprocess.run([*argv, "--", "echo", "hello"], capture_output=True, check=False, timeout=240)
+    if done.returncode == 3:
+        pytest.skip(f"no libvirt daemon runs on this host: {done.stderr.decode()}")
+    assert (done.returncode, done.stdout) == (0, b"hello\n"), done.stderr
