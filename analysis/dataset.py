@@ -85,7 +85,7 @@ def load(directory: Path) -> Dataset:
         ExperimentError: every result in it is damaged.
     """
     if not directory.exists():
-        raise UserError(f"{directory}: no such directory")
+        raise UserError(f"{directory}: no such directory", remedy="name a directory that `numalab run` wrote")
     if not directory.is_dir():
         raise UserError(f"{directory}: not a directory", remedy="name a directory that `numalab run` wrote")
     loaded = load_results(directory)

@@ -27,6 +27,7 @@ from numalab.kinds import Kind
 
 _PER_ROW = 4
 _PANEL = 1.9  # inches
+_LETTERS = 26
 #: A range of shares narrower than this is no more than a speck in a picture; the tables have it.
 _VISIBLE = 0.02
 
@@ -101,9 +102,14 @@ def _heatmap(axes: Axes, group: Group, label: str, *, names: bool) -> None:
     for spine in axes.spines.values():
         spine.set_visible(False)
     trees = f" · {group.first.trees} trees" if group.first.trees > 1 else ""
-    axes.set_title(f"{label}{trees}", fontsize=9)
+    axes.set_title(f"{_short(label)}{trees}", fontsize=9)
     if names:
         axes.set_ylabel("page-table pages")
+
+
+def _short(label: str) -> str:
+    """A name cut to the width of a panel, its end kept: that is where names differ."""
+    return "\n".join(line if len(line) <= _LETTERS else f"…{line[1 - _LETTERS :]}" for line in label.split("\n"))
 
 
 def count_text(middle: float, low: float, high: float) -> str:

@@ -157,9 +157,8 @@ def _placement_pictures(groups: Sequence[Group], data: Dataset, names: Iterator[
         table = tables.placement_table(members, labels, title=title)
         for first in range(0, len(members), _PANELS):
             shown = slice(first, first + _PANELS)
-            figure = plots.placement_figure(
-                members[shown], labels[shown], title=f"Where the page tables of {title} live"
-            )
+            heads = [label.replace(": ", ":\n", 1) for label in labels[shown]]
+            figure = plots.placement_figure(members[shown], heads, title=f"Where the page tables of {title} live")
             caption = (
                 f"{title}: page-table pages per level and node (number; colour: share of its level), and the local "
                 "and remote share of leaf entries as seen from each node "

@@ -38,6 +38,7 @@ RC: Any = {
     "legend.frameon": False,
     "svg.fonttype": "none",
     "text.color": INK,
+    "text.parse_math": False,  # a "$" in a name is a dollar
     "xtick.color": INK,
     "ytick.color": INK,
 }
@@ -71,8 +72,11 @@ def to_svg(figure: Figure, *, name: str, label: str) -> str:
     width = float(size[1]) if size else 600.0
     text = re.sub(r'^(<svg [^>]*?)\bwidth="[\d.]+pt"', r"\1", text, count=1)
     text = re.sub(r'^(<svg [^>]*?)\bheight="[\d.]+pt"', r"\1", text, count=1)
-    # A little larger than drawn at most, so that the text of all pictures has one size.
-    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" style="max-width: {width * 1.15:.0f}pt" ', 1)
+    # A little larger than drawn at most, so that the text of all pictures has one size; on a phone not too small
+    # to be read: then it scrolls.
+    widest = f"{width * 1.15:.0f}pt"
+    size_style = f"max-width: {widest}; min-width: min(34rem, {widest})"
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" style="{size_style}" ', 1)
 
 
 def to_png(figure: Figure) -> bytes:

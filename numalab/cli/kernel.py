@@ -125,7 +125,7 @@ def check(sets: str | None, source: str | None, as_json: bool) -> None:
     count = len(done.overlay.patches)
     moved = len(done.overlay.offsets)
     click.echo(
-        f"{count} patch{'es' * (count != 1)} apply to {done.source}, "
+        f"{count} patch{' applies' if count == 1 else 'es apply'} to {done.source}, "
         + (f"{moved} hunk{'s' * (moved != 1)} with an offset" if moved else "every hunk where it says")
     )
 

@@ -35,6 +35,13 @@ class Entry(NamedTuple):
 
 Manifest = dict[str, Entry]
 
+#: Said over the .gitignore files, the last word counting. Debian's ignores the whole top directory
+#: ("/*", meant for its packaging), so what a build puts there is named one by one; and some files of
+#: the source have names its own patterns forbid.
+_SOURCES = ("!.gitignore", "!.kunitconfig", "!.yamllint", "!/tools/testing/selftests/arm64/tags/")
+_TOP = ("!/*", "/.*.cmd", "/.config*", "/.tmp*", "/.version", "/.vmlinux*", "/vmlinux*", "/System.map")
+_TOP += ("/Module.symvers", "/modules.*", "/modules-only.symvers", "/*.a", "/*.o", "/*.order")
+
 
 def source_at(directory: Path) -> Source:
     """Return the source a directory is, not read yet (`sha256` is "").
@@ -64,7 +71,7 @@ def files_of(directory: Path) -> list[str]:
 
     with tempfile.TemporaryDirectory(prefix="numalab-git-") as empty:
         tools.run(["git", "init", "-q", "--bare", empty], purpose=f"listing {directory}", env=alone)
-        ask(Path(empty), "--others", "--exclude-standard")
+        ask(Path(empty), "--others", "--exclude-standard", *(f"--exclude={pattern}" for pattern in (*_SOURCES, *_TOP)))
     if (directory / ".git").exists():
         ask(directory / ".git", "--cached")
     return sorted(name for name in names if name and not name.endswith("/"))
@@ -88,7 +95,7 @@ def scan(directory: Path, before: Manifest) -> Manifest:
         elif stat.S_ISREG(info.st_mode):
             entries[name] = Entry(info.st_size, info.st_mtime_ns, info.st_mode, sha256_file(path))
     if "Makefile" not in entries:
-        raise UserError(f"{directory}: its own .gitignore leaves out its Makefile")
+        raise UserError(f"{directory}: its .gitignore leaves out its Makefile")
     return entries
 
 

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from numalab.errors import ExperimentError, UserError, nearest
+from numalab.features import Feature
 from numalab.run.policy import NONE, Policy
 
 GROUP = "numalab.systems"
@@ -24,12 +25,14 @@ class System:
         name, summary: for people; the name prefixes its experiments ("mitosis/quickstart").
         policies: what it offers to experiments.
         experiments_dir: directory with its experiment files, None when it has none.
+        features: what its patch sets bring to a kernel, for `numalab features`.
     """
 
     name: str
     summary: str
     policies: tuple[Policy, ...] = ()
     experiments_dir: Path | None = None
+    features: tuple[Feature, ...] = ()
 
     def experiments(self) -> dict[str, Path]:
         """Its experiment files by name, "system/stem"."""

@@ -300,6 +300,14 @@ def test_figures_of_all_sizes_can_be_drawn(nodes: int, policies: int) -> None:
     assert {f"policy-{n}" for n in range(policies)} <= set(words)
 
 
+def test_names_are_drawn_as_they_are() -> None:
+    label = "<b>&$x$_1"
+    figure = plots.placement_figure([group([[[1]] * 4], [[0.0]])], [label], title="T")
+    svg = style.to_svg(figure, name="f", label=label)
+    assert "&lt;b&gt;&amp;$x$_1" in svg and "<b>" not in svg
+    assert 'aria-label="&lt;b>&amp;$x$_1"' in svg
+
+
 def test_wall_time_of_emulation_cannot_be_drawn_as_a_ratio(tmp_path: Path) -> None:
     data = dataset.load(synthetic.write(tmp_path / "run", synthetic.many(synthetic.emulated, repeats=1)))
     made = selection.along(data, "policy", metrics=["updates_per_second"])

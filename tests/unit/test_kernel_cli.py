@@ -61,7 +61,7 @@ def test_build_with_options(lab: Lab) -> None:
 
 def test_check(lab: Lab) -> None:
     assert run("check").stdout == (
-        "1 patch apply to Linux 6.12.117 (Debian linux-source-6.12 6.12.117-1), every hunk where it says\n"
+        "1 patch applies to Linux 6.12.117 (Debian linux-source-6.12 6.12.117-1), every hunk where it says\n"
     )
     mine = lab.tree()
     memory = mine / "mm/memory.c"

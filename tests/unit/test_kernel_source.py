@@ -244,12 +244,24 @@ def test_a_directory_is_copied_and_never_written_to(lab: Lab) -> None:
 
 def test_results_of_a_build_inside_the_directory_are_left_out(lab: Lab) -> None:
     mine = lab.tree()
-    for name in (".config", "mm/memory.o", "vmlinux"):
+    products = (".config", ".config.old", "mm/memory.o", "vmlinux", "vmlinux.o", "Module.symvers", ".vmlinux.cmd")
+    for name in products:
         (mine / name).write_text("built")
     tree = synced(mine)
-    assert not any((tree.src / name).exists() for name in (".config", "mm/memory.o", "vmlinux"))
+    assert not any((tree.src / name).exists() for name in products)
     clean = synced(lab.tree("clean"))
     assert clean.source.sha256 == tree.source.sha256
+
+
+def test_debians_gitignore_hides_the_whole_tree_and_is_overruled(lab: Lab) -> None:
+    mine = lab.tree()
+    with (mine / ".gitignore").open("a") as out:
+        out.write("\n# Debian packaging\n/*\n!/debian/\n")
+    (mine / ".config").write_text("built")
+    tree = synced(mine)
+    assert (tree.src / "Makefile").is_file()
+    assert (tree.src / "mm/memory.c").is_file()
+    assert not (tree.src / ".config").exists()
 
 
 def test_tracked_files_count_even_if_ignored(lab: Lab) -> None:
