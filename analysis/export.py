@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from pathlib import Path
 
 import pandas as pd
 
 from analysis import frames
 from analysis.dataset import Dataset
-from numalab.errors import ExperimentError, MissingError, UserError
-from numalab.paths import write_atomic
+from numalab.errors import MissingError
 
 #: What can be exported: name → the frame.
 TABLES: Mapping[str, Callable[[Dataset], pd.DataFrame]] = {
@@ -42,20 +40,3 @@ def to_bytes(frame: pd.DataFrame, form: str) -> bytes:
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False, engine="pyarrow")
     return buffer.getvalue()
-
-
-def write(frame: pd.DataFrame, form: str, out: Path) -> None:
-    """Write the frame to `out`, atomically.
-
-    Raises:
-        MissingError: see `to_bytes`.
-        UserError: there can be no such file.
-        ExperimentError: the disk is full, or the like.
-    """
-    data = to_bytes(frame, form)
-    try:
-        write_atomic(out, data)
-    except (IsADirectoryError, NotADirectoryError, PermissionError, FileExistsError) as error:
-        raise UserError(f"{out}: {error.strerror}", remedy="name another file with --out") from error
-    except OSError as error:
-        raise ExperimentError(f"{out}: {error.strerror}") from error

@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -67,8 +68,14 @@ def placement_figure(groups: Sequence[Group], labels: Sequence[str], *, title: s
             _heatmap(above, groups[number], labels[number], names=column == 0)
             _shares(below, groups[number], names=column == 0)
         _headline(figure, title, groups)
-        keys = [Patch(color=style.LOCAL, label="local"), Patch(color=style.REMOTE, label="remote (the number above)")]
-        figure.legend(handles=keys, loc="outside lower center", ncols=2, title="leaf entries as seen from the node")
+        keys: list[Artist] = [
+            Patch(color=style.LOCAL, label="local"),
+            Patch(color=style.REMOTE, label="remote (the number above)"),
+        ]
+        legend = "leaf entries as seen from the node"
+        if any(group.n > 1 for group in groups):
+            legend += "\nmedians; in brackets, and as a line, smallest to largest where runs differ"
+        figure.legend(handles=keys, loc="outside lower center", ncols=2, title=legend, title_fontsize=8)
     return figure
 
 

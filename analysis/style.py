@@ -81,7 +81,16 @@ def to_svg(figure: Figure, *, name: str, label: str) -> str:
 
 def to_png(figure: Figure) -> bytes:
     """Return the figure as PNG on white."""
+    return _saved(figure, format="png", dpi=150, facecolor="white")
+
+
+def to_pdf(figure: Figure) -> bytes:
+    """Return the figure as PDF, for papers."""
+    return _saved(figure, format="pdf", metadata={"CreationDate": None})
+
+
+def _saved(figure: Figure, **options: Any) -> bytes:
     buffer = io.BytesIO()
     with styled():
-        figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", facecolor="white")
+        figure.savefig(buffer, bbox_inches="tight", **options)
     return buffer.getvalue()

@@ -51,7 +51,7 @@ KNOWN = (
     Feature("KSM scan-time advisor", "/sys/kernel/mm/ksm/advisor_mode", "Linux 6.8"),
     Feature("multi-generational LRU", "/sys/kernel/mm/lru_gen/enabled", "Linux 6.1"),
     Feature("5-level paging", "/proc/cpuinfo", "Linux 4.14 and a processor with la57", "la57"),
-    Feature("guests of its own (KVM)", "/dev/kvm", "Linux 2.6.20 and a machine booted with --nested"),
+    Feature("guests of its own (KVM)", "/dev/kvm", "Linux 2.6.20; modules of it are loaded with --nested"),
 )
 
 

@@ -19,10 +19,11 @@ import numpy as np
 import pyperf
 
 from numalab.kernel.images import resolve
+from numalab.machine.outcome import Mark
 from numalab.machine.session import Machine
 from numalab.machine.topology import uniform
-from numalab.measure import pagetable, take
-from numalab.measure.nodes import NodeMap, Span
+from numalab.measure.benchmark import SyntheticTree, parse_rate, snapshot_seconds
+from numalab.measure.placement import detach
 from workloads.build import binaries
 
 NUMALAB = [sys.executable, "-m", "numalab"]
@@ -50,54 +51,20 @@ def boot_to_answer() -> float:
 
 
 def snapshots(samples: int) -> list[float]:
-    """Seconds of a snapshot of a process with 1 GiB in 4K pages; the first one attaches, too."""
+    """Seconds of a snapshot of a process with 1 GiB in 4K pages, attaching to the machine included."""
     values: list[float] = []
     files = {"/bin/gups": binaries()["gups"]}
+    argv = ["gups", "--size", "1G", "--updates", "1000", "--memory", "interleave:0-3", "--huge", "never"]
+
+    def measure(mark: Mark, machine: Machine) -> None:
+        if mark.name == "ready":
+            values.extend(snapshot_seconds(machine, process.pid, attach=True) for _ in range(samples))
+
     with Machine(resolve("patched"), uniform(4, 1, "512M"), accel="tcg", extra_files=files) as machine:
-        argv = ["gups", "--size", "1G", "--updates", "1000", "--memory", "interleave:0-3", "--huge", "never"]
-        process = machine.start(argv)
-        process.wait_mark("init")
-
-        def measure() -> None:
-            for _ in range(samples):
-                begin = time.perf_counter()
-                snapshot = take.take(machine, [process.pid])
-                values.append(time.perf_counter() - begin)
-                assert snapshot.processes[0].leaf.sum() >= 1 << 18, "a GiB has 2^18 leaf entries"
-
-        process._on_mark = lambda mark, _: measure() if mark.name == "ready" else None
+        process = machine.start(argv, on_mark=measure)
         process.wait(timeout=300, check=True)
-        take.detach(machine)
+        detach(machine)
     return values
-
-
-def parse_rate(entries: int = 1 << 23) -> float:
-    """Page-table entries parsed per second, by the walk itself over synthetic full tables."""
-    tables = entries // 512
-    nodes = NodeMap([Span(0, 1 << 24, 0), Span(1 << 24, 1 << 25, 1)])
-    rng = np.random.default_rng(1)
-    base = 1 << 20
-    # A 4-level tree: PGD -> PUDs -> PMDs -> full PTE tables, pages scattered over both nodes.
-    pmds = -(-tables // 512)
-    puds = -(-pmds // 512)
-    frames = {0: base, 1: base + 1, 2: base + 1 + puds, 3: base + 1 + puds + pmds}
-    memory = np.zeros((1 + puds + pmds + tables, 512), np.uint64)
-    flags = np.uint64(0x67)
-
-    def link(first_parent: int, first_child: int, count: int) -> None:
-        row, column = np.divmod(np.arange(count), 512)
-        memory[first_parent - base + row, column] = (np.arange(count, dtype=np.uint64) + np.uint64(first_child)) << np.uint64(12) | flags
-
-    link(frames[0], frames[1], puds)
-    link(frames[1], frames[2], pmds)
-    link(frames[2], frames[3], tables)
-    data = rng.integers(1, 1 << 25, (tables, 512), dtype=np.uint64)
-    memory[frames[3] - base :] = data << np.uint64(12) | flags
-    begin = time.perf_counter()
-    found = pagetable.walk([base], 4, lambda pfns: memory[np.asarray(pfns) - base], nodes, huge_zero_frame=-1)
-    seconds = time.perf_counter() - begin
-    assert found.frame.size == 1 + puds + pmds + tables
-    return memory.size / seconds
 
 
 def command_seconds(*argv: str) -> float:
@@ -123,11 +90,20 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=5)
     options = parser.parse_args()
     n = options.samples
-    repeat: Callable[[Callable[[], float]], list[float]] = lambda work: [work() for _ in range(n)]  # noqa: E731
+
+    def repeat(work: Callable[[], float]) -> list[float]:
+        return [work() for _ in range(n)]
+
+    tree = SyntheticTree(1 << 14)
     cases: list[tuple[str, str, Callable[[], list[float]], Promise]] = [
         ("boot to first answer, 4 nodes", "second", lambda: repeat(boot_to_answer), Promise(5.0)),
         ("snapshot of 1 GiB in 4K pages", "second", lambda: snapshots(n), Promise(1.0)),
-        ("page-table entries parsed per second", "integer", lambda: repeat(parse_rate), Promise(50e6, at_most=False)),
+        (
+            "entries parsed per second",
+            "integer",
+            lambda: repeat(lambda: parse_rate(tree)),
+            Promise(50e6, at_most=False),
+        ),
         ("numalab --help", "second", lambda: repeat(lambda: command_seconds("--help")), Promise(0.2)),
         ("numalab run, all cells done", "second", lambda: cached_run(n), Promise(1.0)),
     ]
@@ -141,7 +117,10 @@ def main() -> int:
         kept = promise.kept(median)
         broken += not kept
         relation = "at most" if promise.at_most else "at least"
-        print(f"{name:40} {median:14.4g}   promised {relation} {promise.bound:g}   {'ok' if kept else 'BROKEN'}", flush=True)
+        print(
+            f"{name:40} {median:14.4g}   promised {relation} {promise.bound:g}   {'ok' if kept else 'BROKEN'}",
+            flush=True,
+        )
     options.output.unlink(missing_ok=True)
     pyperf.BenchmarkSuite(benchmarks).dump(str(options.output))
     print(f"written to {options.output} (pyperf show, pyperf compare_to)")

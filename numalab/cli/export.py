@@ -34,6 +34,7 @@ def command(directory: Path, what: str, form: str | None, out: Path | None, as_j
         raise UserError("Parquet is binary: name a file with --out")
 
     from analysis import dataset, export
+    from analysis.files import write_file
 
     data = dataset.load(directory)
     frame = export.TABLES[what](data)
@@ -42,7 +43,7 @@ def command(directory: Path, what: str, form: str | None, out: Path | None, as_j
     if out is None:
         sys.stdout.buffer.write(export.to_bytes(frame, chosen))
     else:
-        export.write(frame, chosen, out)
+        write_file(out, export.to_bytes(frame, chosen))
         click.echo(f"{len(frame)} rows: {out}", err=True)
     return 0
 

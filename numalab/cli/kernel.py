@@ -124,10 +124,11 @@ def check(sets: str | None, source: str | None, as_json: bool) -> None:
         click.echo(str(offset))
     count = len(done.overlay.patches)
     moved = len(done.overlay.offsets)
-    click.echo(
-        f"{count} patch{' applies' if count == 1 else 'es apply'} to {done.source}, "
-        + (f"{moved} hunk{'s' * (moved != 1)} with an offset" if moved else "every hunk where it says")
-    )
+    where = f"{moved} hunk{'s' * (moved != 1)} with an offset" if moved else "every hunk where it says"
+    if count:
+        click.echo(f"{count} patch{' applies' if count == 1 else 'es apply'} to {done.source}, {where}")
+    else:
+        click.echo(f"no patch is selected; the source is {done.source}")
 
 
 @command.command()

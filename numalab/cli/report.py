@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 @click.command("report")
 @click.argument("directory", type=click.Path(path_type=Path), default=Path("results/_latest"))
 @click.option("--out", type=click.Path(path_type=Path), help="The HTML file [default: DIRECTORY/report.html].")
+@click.option("--figures", type=click.Path(path_type=Path), metavar="DIR", help="Every picture as PNG and PDF too.")
 @click.option("--quiet", is_flag=True, help="Print the path alone.")
 @click.option("--json", "as_json", is_flag=True, help="The tables as JSON on standard output.")
-def command(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> int:
+def command(directory: Path, out: Path | None, figures: Path | None, quiet: bool, as_json: bool) -> int:
     """Write one HTML file about the results in DIRECTORY [default: the latest run].
 
     The file needs nothing else: pictures and style are inside. In the terminal it shows where the
@@ -24,7 +25,7 @@ def command(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> in
     """
     from analysis import report, summary
 
-    path, data = report.write(directory, out)
+    path, data = report.write(directory, out, figures=figures)
     if as_json:
         import json
 

@@ -52,6 +52,8 @@ def command(stored: Path | None, archive: Path | None, svg: Path | None, as_json
 
     if stored and (options["argv"] or archive):
         raise UserError("--load shows a kept snapshot: no COMMAND and no --save beside it")
+    if options["everything"] and (options["pids"] or options["names"]):
+        raise UserError("--all means every process: no --pid and no --name beside it")
     if stored:
         from numalab.measure.archive import load
 

@@ -57,7 +57,9 @@ def entries() -> list[CacheEntry]:
                 found.append(_entry(_LEFT, root, f"{kind.name}/{root.name}", kind.name))
             elif kind.name == "trees" and root.is_dir():
                 builds = sorted((root / "out").glob("*/"))
-                found += [_entry("builds", out, f"{root.name}/{out.name}", lock) for out in builds]
+                for out in builds:
+                    kind_of_out = _LEFT if out.name.startswith(".") else "builds"
+                    found.append(_entry(kind_of_out, out, f"{root.name}/{out.name}", lock))
                 found.append(_entry(kind.name, root, root.name, lock, without=builds))
             elif root.is_dir() or root.suffix != ".json":  # notes such as kernels/selected.json are no entries
                 found.append(_entry(kind.name, root, root.name, lock))

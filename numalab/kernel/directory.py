@@ -39,7 +39,7 @@ Manifest = dict[str, Entry]
 #: ("/*", meant for its packaging), so what a build puts there is named one by one; and some files of
 #: the source have names its own patterns forbid.
 _SOURCES = ("!.gitignore", "!.kunitconfig", "!.yamllint", "!/tools/testing/selftests/arm64/tags/")
-_TOP = ("!/*", "/.*.cmd", "/.config*", "/.tmp*", "/.version", "/.vmlinux*", "/vmlinux*", "/System.map")
+_TOP: tuple[str, ...] = ("!/*", "/.*.cmd", "/.config*", "/.tmp*", "/.version", "/.vmlinux*", "/vmlinux*", "/System.map")
 _TOP += ("/Module.symvers", "/modules.*", "/modules-only.symvers", "/*.a", "/*.o", "/*.order")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -66,6 +67,8 @@ def _has_header(header: str) -> bool:
 
 def require_tools(settings: Mapping[str, Setting]) -> None:
     """Raise MissingError, with the one line that installs all of it, when a build would lack something."""
+    if platform.machine() != "x86_64":
+        raise MissingError(f"kernels are built on x86-64, this machine is {platform.machine()}")
     tools.require(lacking(settings), purpose="building a kernel")
 
 

@@ -128,7 +128,9 @@ def _cpu(domain: ET.Element, spec: DomainSpec) -> None:
     if not (kvm and five):
         ET.SubElement(cpu, "feature", policy="require" if five else "disable", name="la57")
     if not kvm:
-        ET.SubElement(cpu, "feature", policy="require" if spec.nested else "disable", name="svm")
+        # Never "disable": QEMU 7.2 then leaves out the leaf that says how wide addresses are, and a
+        # guest with five levels falls back to 48 bits.
+        ET.SubElement(cpu, "feature", policy="require", name="svm")
     if not spec.topology.visible:
         return
     numa = ET.SubElement(cpu, "numa")

@@ -163,6 +163,8 @@ class GuestRam:
             data = os.pread(self._memory, size, host)
         except OSError as error:
             raise GuestMemoryError(f"QEMU's memory at {host:#x} cannot be read: {error}") from error
+        if not data:
+            raise GuestMemoryError("QEMU is gone, and the guest's memory with it")
         if len(data) != size:
             raise GuestMemoryError(f"QEMU's memory at {host:#x} ends after {len(data)} of {size} bytes")
         return data

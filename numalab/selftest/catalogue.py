@@ -31,6 +31,8 @@ class Program:
         needs: files of the guest without which it cannot run, e.g. "/dev/kvm"; it is skipped then.
         skip_status: exit statuses that mean "skipped".
         cwd: where it runs; must be writable for some.
+        swap: whether it has tests that need swap; it gets some where the kernel has zram.
+        user: who runs it; "" is root.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Program:
     needs: tuple[str, ...] = ()
     skip_status: tuple[int, ...] = (KSFT_SKIP,)
     cwd: str = "/tmp"
+    swap: bool = False
+    user: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,8 +148,11 @@ def _group(name: str, table: Mapping[str, Any]) -> Group:
 
 
 def _program(entry: Mapping[str, Any]) -> Program:
+    unknown = entry.keys() - {"run", *Program.__dataclass_fields__} - {"argv"}
+    if unknown:
+        raise ValueError(f"{FILE}: {entry['run']}: unknown key {min(unknown)!r}")
     words = tuple(shlex.split(entry["run"]))
-    more = {key: entry[key] for key in ("hugepages", "nodes", "cwd") if key in entry}
+    more = {key: entry[key] for key in ("hugepages", "nodes", "cwd", "swap", "user") if key in entry}
     return Program(
         entry.get("name", entry["run"]),
         words,

@@ -2,54 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from pathlib import PurePosixPath
+from typing import Any
 
 from numalab.errors import MachineLostError
 from numalab.machine import console
 from numalab.machine.outcome import CommandTimeoutError, Completed, GuestFileError
-from numalab.selftest import tap
+from numalab.selftest import legacy, prepare, tap
 from numalab.selftest.catalogue import Group, Program
+from numalab.selftest.machine import MachineLike, OpenMachine
 from numalab.selftest.verdict import Verdict
 
 #: Where the guest sees the directory of built programs.
 GUEST_TOP = PurePosixPath("/share")
-_NR_HUGEPAGES = "/proc/sys/vm/nr_hugepages"
 _SHOWN = 300
 
 
-class ProcessLike(Protocol):
-    """A command of the guest that was started."""
-
-    def wait(self, timeout: float | None = None) -> Completed:
-        """Wait for its end; after a time-out, called again, return what it left."""
-
-
-class MachineLike(Protocol):
-    """What the runner needs of a machine (numalab.machine.session.Machine has it)."""
-
-    @property
-    def console(self) -> Path:
-        """The log of its console."""
-
-    def start(self, argv: Sequence[str], *, cwd: str = "/", env: Mapping[str, str] | None = None) -> ProcessLike:
-        """Start a command."""
-
-    def read_file(self, path: str) -> bytes:
-        """Return a file of the guest."""
-
-    def write_file(self, path: str, data: bytes) -> None:
-        """Write a file of the guest."""
-
-
-#: Gives a freshly booted machine for the length of a `with` block.
-OpenMachine = Callable[[], AbstractContextManager[MachineLike]]
 #: Path of a program below the built directory → "static", "dynamic", None when it was not built.
 Linkage = Callable[[str], str | None]
 
@@ -62,7 +34,8 @@ class Result:
         program: its name in the group.
         verdict: of the program as a whole.
         reason: one line that says why, when it is not a plain pass.
-        tests: path of the innermost tests → (verdict, reason); empty for a program without TAP.
+        tests: path of the innermost tests → (verdict, reason), in order; empty for a program that reports none.
+        planned: how many tests it announced, None when it did not.
         complaints: what the guest's kernel said about itself meanwhile (WARN, BUG, lockdep ...).
         status, signal: how it ended; both None when it did not.
         seconds: wall time, in emulation of the emulation.
@@ -81,6 +54,7 @@ class Result:
     stdout: bytes = b""
     stderr: bytes = b""
     notes: tuple[str, ...] = ()
+    planned: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, without the output."""
@@ -91,6 +65,7 @@ class Result:
             "status": self.status,
             "signal": self.signal,
             "seconds": round(self.seconds, 3),
+            "planned": self.planned,
             "tests": {name: [verdict.value, reason] for name, (verdict, reason) in self.tests.items()},
             "complaints": list(self.complaints),
             "notes": list(self.notes),
@@ -109,6 +84,7 @@ class Result:
             value["signal"],
             value["seconds"],
             notes=tuple(value["notes"]),
+            planned=value["planned"],
         )
 
 
@@ -164,44 +140,17 @@ def _run_one(group: Group, program: Program, machine: MachineLike, linkage: Link
 
 
 def _prepared(group: Group, program: Program, machine: MachineLike, linkage: Linkage, patience: float) -> Result:
-    """Check what the program needs, set the machine up for it, run it, and set the machine back."""
+    argv = list(program.argv)
     if group.directory:
         path = f"{group.directory}/{program.argv[0]}"
         if linkage(path) is None:
             return Result(program.name, Verdict.MISSING, "not built (numalab selftest build says why)")
-        argv = [str(GUEST_TOP / path), *program.argv[1:]]
-    else:
-        argv = list(program.argv)
-    for needed in program.needs:
-        if not _exists(machine, needed):
-            return Result(program.name, Verdict.SKIP, f"needs {needed}")
-    nodes = _memory_nodes(machine)
-    if nodes < program.nodes:
-        return Result(program.name, Verdict.SKIP, f"needs {program.nodes} nodes with memory, the machine has {nodes}")
-    settings = {f"/proc/sys/{name.replace('.', '/')}": value for name, value in program.sysctls.items()}
-    if program.hugepages:
-        settings[_NR_HUGEPAGES] = str(program.hugepages)
-    with contextlib.ExitStack() as stack:
-        for knob, value in settings.items():
-            try:
-                stack.enter_context(_set(machine, knob, value))
-            except GuestFileError as error:
-                return Result(program.name, Verdict.SKIP, f"cannot set {knob} to {value}: {error.strerror}")
-        if program.hugepages and (got := int(machine.read_file(_NR_HUGEPAGES))) < program.hugepages:
-            return Result(program.name, Verdict.SKIP, f"needs {program.hugepages} huge pages, got {got}")
-        return _executed(program, argv, machine, patience)
-
-
-@contextlib.contextmanager
-def _set(machine: MachineLike, knob: str, value: str) -> Iterator[None]:
-    before = machine.read_file(knob)
-    machine.write_file(knob, value.encode() + b"\n")
+        argv[0] = str(GUEST_TOP / path)
     try:
-        yield
-    finally:
-        # A lost machine is reported by what found it lost.
-        with contextlib.suppress(MachineLostError, GuestFileError):
-            machine.write_file(knob, before)
+        with prepare.prepared(program, machine):
+            return _executed(program, prepare.as_user(program, argv), machine, patience)
+    except prepare.CannotError as cannot:
+        return Result(program.name, Verdict.SKIP, str(cannot))
 
 
 def _executed(program: Program, argv: list[str], machine: MachineLike, patience: float) -> Result:
@@ -216,7 +165,8 @@ def _executed(program: Program, argv: list[str], machine: MachineLike, patience:
         done = process.wait()
         # Its kind of end is our own kill: what counts is what it had said until then.
         cut = judge(program, Completed(done.argv, None, None, done.stdout, done.stderr))
-        reason = f"still running after {limit:g} s; {shlex.join(argv)} was killed"
+        doing = next((name for name, (verdict, _) in cut.tests.items() if verdict is Verdict.INCOMPLETE), "")
+        reason = f"still running after {limit:g} s{f', in {doing!r}' if doing else ''}; {shlex.join(argv)} was killed"
         return Result(**{**vars(cut), "verdict": Verdict.TIMEOUT, "reason": reason})
     return judge(program, done)
 
@@ -228,8 +178,9 @@ def judge(program: Program, done: Completed) -> Result:
     tests that all passed, is no pass.
     """
     output = tap.parse(done.stdout)
-    if not output.is_tap and (said := tap.parse(done.stderr)).is_tap:
-        output = said
+    if not output.is_tap:
+        said = tap.parse(done.stderr)
+        output = said if said.is_tap else legacy.parse(done.stdout)
     verdict, reason = _verdict(program, done, output)
     return Result(
         program.name,
@@ -241,6 +192,7 @@ def judge(program: Program, done: Completed) -> Result:
         stdout=done.stdout,
         stderr=done.stderr,
         notes=output.notes,
+        planned=output.planned,
     )
 
 
@@ -254,11 +206,10 @@ def _verdict(program: Program, done: Completed, output: tap.Output) -> tuple[Ver
         skipped = output.skip_all or next((test.reason for test in output.tests if test.verdict is Verdict.SKIP), "")
         return Verdict.SKIP, skipped or _last_words(done)
     if done.status:
-        return Verdict.FAIL, f"exit status {done.status}: {_last_words(done)}"
+        return Verdict.FAIL, f"exit status {done.status}: {_why_bad(output) or _last_words(done)}"
     if tests is None:
-        complaint = next((line for line in done.stdout.splitlines() if line.startswith(b"[FAIL]")), None)
-        if complaint is not None:
-            return Verdict.FAIL, f"exit status 0, but: {complaint.decode(errors='backslashreplace')}"
+        if any(test.verdict.bad for test in output.tests):
+            return Verdict.FAIL, f"exit status 0, but {_why_bad(output)}"
         return Verdict.PASS, ""
     if tests is Verdict.SKIP:
         return tests, output.skip_all or next((test.reason for test in output.tests), "")
@@ -275,21 +226,3 @@ def _why_bad(output: tap.Output) -> str:
 def _last_words(done: Completed) -> str:
     lines = (done.stderr or done.stdout).decode(errors="backslashreplace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")[:_SHOWN]
-
-
-def _exists(machine: MachineLike, path: str) -> bool:
-    # `test -e` in the guest: reading a device node would not tell.
-    process = machine.start(["test", "-e", path])
-    return process.wait(60).status == 0
-
-
-def _memory_nodes(machine: MachineLike) -> int:
-    try:
-        text = machine.read_file("/sys/devices/system/node/has_memory").decode().strip()
-    except GuestFileError:
-        return 1  # a kernel without NUMA
-    count = 0
-    for span in filter(None, text.split(",")):
-        first, _, last = span.partition("-")
-        count += int(last or first) - int(first) + 1
-    return count

@@ -36,8 +36,9 @@ class Test:
     """One test of the output.
 
     Attributes:
-        name: as printed; with the "# [RUN] ..." line before it when there is one, because many tests of one program
-            then have the same description; "" when nothing was printed.
+        name: as printed; behind a "# [RUN] ..." line that line's words stand before it, or, when the line has but one
+            result, in its place: many such tests have the same description, or one that depends on their outcome.
+            "" when nothing was printed.
         verdict: PASS, FAIL, SKIP, XFAIL or INCOMPLETE.
         number: as printed, None without.
         reason: behind "# SKIP" and the like.
@@ -121,12 +122,20 @@ class Output:
 
 @dataclass
 class _Level:
-    """The tests of one indentation, while they are read."""
+    """The tests of one indentation, while they are read; `contexts` holds the "[RUN]" line each stands behind."""
 
     indent: int
     name: str = ""
     planned: int | None = None
     tests: list[Test] = field(default_factory=list)
+    contexts: list[str] = field(default_factory=list)
+
+    def named(self) -> tuple[Test, ...]:
+        """Return the tests with their contexts in their names."""
+        return tuple(
+            replace(test, name=_in_context(test.name, context, alone=self.contexts.count(context) == 1))
+            for test, context in zip(self.tests, self.contexts, strict=True)
+        )
 
 
 def parse(raw: bytes, *, kernel_log: bool = False) -> Output:
@@ -198,7 +207,7 @@ class _Reader:
     def _close(self, level: _Level) -> None:
         where = f"subtests of {level.name}" if level.name else "subtests"
         self._check_plan(level, where)
-        self.finished = (*self.finished, *level.tests)
+        self.finished = (*self.finished, *level.named())
 
     def _check_plan(self, level: _Level, where: str) -> None:
         if level.planned is not None and len(level.tests) < level.planned:
@@ -230,8 +239,7 @@ class _Reader:
         level = self._level(indent)
         children, self.finished = self.finished, ()
         number = int(found["number"]) if found["number"] else None
-        test = _read_test(number, bool(found["not"]), found["rest"], self.context, children)
-        self.context = ""
+        test = _read_test(number, bool(found["not"]), found["rest"], children)
         same = next((other for other in level.tests if number is not None and other.number == number), None)
         if same == test:
             self.notes.append(f"test {number} is reported twice, the same way")
@@ -239,12 +247,14 @@ class _Reader:
             if same:
                 self.notes.append(f"number {number} is used twice")
             level.tests.append(test)
+            level.contexts.append(self.context)
 
     def _end_document(self) -> None:
         """A new TAP document begins where one has been."""
         self._unwind()
         self.documents.append(self.stack[0])
         self.stack = [_Level(0)]
+        self.context = ""
 
     def _unwind(self) -> None:
         """End all levels above the outermost; subtests without a parent's result make one that is incomplete."""
@@ -256,13 +266,14 @@ class _Reader:
             self.problems.append(f"no result for the parent of {len(children)} subtests")
             parent = Test(name or "(unfinished)", Verdict.INCOMPLETE, reason="no result line", tests=children)
             self.stack[0].tests.append(parent)
+            self.stack[0].contexts.append("")
 
     def finish(self) -> Output:
         self._end_document()
         documents = self._without_repeats()
         for document in documents:
             self._check_plan(document, "tests")
-        tests = tuple(test for document in documents for test in document.tests)
+        tests = tuple(test for document in documents for test in document.named())
         plans = [document.planned for document in documents if document.planned is not None]
         if self.is_tap and not plans and tests:
             self.notes.append("no plan: whether all tests reported is unknown")
@@ -307,15 +318,19 @@ class _Reader:
             self.problems.append(f"the totals say {failed + errors} failed, no line does")
 
 
-def _read_test(number: int | None, failed: bool, rest: str, context: str, children: tuple[Test, ...]) -> Test:
+def _in_context(name: str, context: str, *, alone: bool) -> str:
+    if not context or name == context:
+        return name
+    return context if alone or not name else f"{context}: {name}"
+
+
+def _read_test(number: int | None, failed: bool, rest: str, children: tuple[Test, ...]) -> Test:
     text = rest.strip()
     directive = _DIRECTIVE.search(text)
     name = (text[: directive.start()] if directive else text).strip().removeprefix("- ").strip()
     reason = directive["why"].strip() if directive else ""
     # kselftest prints "ok 3 # SKIP name": the words are the test's name then.
     name = name or reason
-    if context and name != context:
-        name = f"{context}: {name}" if name else context
     verdict = Verdict.FAIL if failed else Verdict.PASS
     word = directive["word"].upper() if directive else ""
     if word == "SKIP":

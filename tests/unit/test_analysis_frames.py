@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis import dataset, export, frames
+from analysis.files import write_file
 from analysis.placement import grouped, placements
 from numalab.errors import ExperimentError, MissingError, UserError
 from numalab.kinds import Kind
@@ -216,7 +217,7 @@ def test_a_directory_without_experiment_file(tmp_path: Path) -> None:
 
 
 def test_csv_reads_back(data: dataset.Dataset, tmp_path: Path) -> None:
-    export.write(data.values, "csv", tmp_path / "values.csv")
+    write_file(tmp_path / "values.csv", export.to_bytes(data.values, "csv"))
     back = pd.read_csv(tmp_path / "values.csv", na_values=["NA"], keep_default_na=False)
     assert len(back) == len(data.values)
     assert back["value"].isna().sum() == data.values["value"].isna().sum() > 0
@@ -238,7 +239,7 @@ def test_parquet_without_pyarrow_names_the_extra(data: dataset.Dataset, monkeypa
 
 def test_parquet_reads_back(data: dataset.Dataset, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="the extra 'parquet' is not installed")
-    export.write(data.values, "parquet", tmp_path / "values.parquet")
+    write_file(tmp_path / "values.parquet", export.to_bytes(data.values, "parquet"))
     back = pd.read_parquet(tmp_path / "values.parquet")
     assert back["value"].isna().sum() == data.values["value"].isna().sum()
     assert list(back["metric"]) == list(data.values["metric"])
@@ -246,7 +247,7 @@ def test_parquet_reads_back(data: dataset.Dataset, tmp_path: Path) -> None:
 
 def test_export_into_a_directory_is_refused(data: dataset.Dataset, tmp_path: Path) -> None:
     with pytest.raises(UserError):
-        export.write(data.values, "csv", tmp_path)
+        write_file(tmp_path, export.to_bytes(data.values, "csv"))
 
 
 def test_analysis_knows_nothing_of_machines() -> None:

@@ -197,6 +197,32 @@ def test_hardware_results_are_compared_and_drawn(tmp_path: Path) -> None:
     assert "KVM on hardware" in found.text["what"]
 
 
+def test_two_kernels_stand_side_by_side(tmp_path: Path) -> None:
+    more = {"policies": ("first-touch", "interleave"), "workloads": ("gups",)}
+    results = [r for kernel in ("stock", "patched") for r in synthetic.many(synthetic.emulated, kernel=kernel, **more)]
+    found, text = page(tmp_path / "run", results)
+    assert "By policy: against first-touch" in text and "By kernel: against stock" in text
+    drawing = re.search(r"<svg.*?</svg>", text, re.DOTALL)
+    assert drawing and Counter(texts(drawing[0]))["stock:"] == Counter(texts(drawing[0]))["patched:"] == 2
+    assert "One and the same value in every run" not in found.text["comparisons"]
+
+
+def test_what_never_moved_is_one_line(tmp_path: Path) -> None:
+    results = synthetic.many(lambda *_: [synthetic.sample("updates", 2e6, "", "counted")], workloads=("gups",))
+    found, text = page(tmp_path / "run", results)
+    assert "One and the same value in every run: updates." in found.text["comparisons"]
+    assert "updates: ratio" not in text
+
+
+def test_pictures_as_files(tmp_path: Path) -> None:
+    results = synthetic.many(synthetic.emulated, workloads=("gups",), policies=("first-touch", "interleave"))
+    report.write(synthetic.write(tmp_path / "run", results), figures=tmp_path / "figures")
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    stems = ("placement-gups", "published-figure-4", "ratio-policy-walk_references")
+    assert names == {f"{stem}.{suffix}" for stem in stems for suffix in ("png", "pdf")}
+    assert (tmp_path / "figures" / "placement-gups.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_one_cell_alone(tmp_path: Path) -> None:
     found, _ = page(tmp_path / "run", [synthetic.result(placement=False)])
     assert found.sections == SECTIONS

@@ -49,7 +49,8 @@ def test_everything_is_listed_the_biggest_first() -> None:
     entry("trees/src1", 300_000)
     entry("trees/src1/out/debug", 500_000)
     entry("workloads/gups", 10_000)
-    entry("kernels/.tmp-1", 1000)
+    entry("kernels/.tmp-1", 6000)
+    entry("trees/src1/out/.tmp-doomed", 900)
     (cache_dir("initramfs") / "x.cpio").write_bytes(b"x" * 50_000)
     (cache_dir("kernels") / "selected.json").write_text("{}")
     found = entries()
@@ -60,6 +61,7 @@ def test_everything_is_listed_the_biggest_first() -> None:
         ("initramfs", "x.cpio"),
         ("workloads", "gups"),
         ("leftover", "kernels/.tmp-1"),
+        ("leftover", "src1/.tmp-doomed"),
     ]
     assert 500_000 <= found[0].bytes < 600_000
     assert 300_000 <= found[1].bytes < 400_000, "builds are not counted twice"

@@ -51,6 +51,11 @@ def test_load_goes_with_nothing_that_boots(kept: Path, words: list[str]) -> None
         run("--load", str(kept), *words)
 
 
+def test_all_means_all() -> None:
+    with pytest.raises(UserError, match="--all"):
+        run("--all", "--name", "gups")
+
+
 def test_damaged_archive(kept: Path) -> None:
     kept.write_bytes(kept.read_bytes()[:100])
     with pytest.raises(UserError, match=r"kept\.npz"):

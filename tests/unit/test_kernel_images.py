@@ -15,6 +15,7 @@ from numalab.errors import ExperimentError, MissingError, UserError
 from numalab.kernel import bzimage, images, plan, source, stock, store, tools
 from numalab.kernel.build import build
 from numalab.kernel.images import available, resolve
+from numalab.kernel.series import changes
 from numalab.paths import PATCHES, ROOT
 from tests.unit.kernel_fakes import CODE_PATCH, FAKE_LINUX, Lab, Told, make_lab
 
@@ -265,5 +266,7 @@ def test_the_projects_own_plan_is_well_formed() -> None:
         pytest.fail("linux-patches/series is missing")
     for flavour in plan.FLAVOURS:
         assert "CONFIG_NUMA" in plan.make_plan(flavour).settings
+    for patch in plan.make_plan(plan.PATCHED).series.patches:
+        assert changes(patch.path.read_text()), patch.name
     assert source.read_base().version.startswith("6.12.")
     assert store.SCHEMA == 1

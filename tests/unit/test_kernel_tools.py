@@ -51,6 +51,12 @@ def test_the_needs_follow_the_configuration(monkeypatch: pytest.MonkeyPatch) -> 
     assert "libc6-dev" in packages("CONFIG_A=y\n")
 
 
+def test_another_architecture_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numalab.kernel.preflight.platform.machine", lambda: "aarch64")
+    with pytest.raises(MissingError, match="aarch64"):
+        preflight.require_tools({})
+
+
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
 def test_headers_are_asked_of_the_compiler() -> None:
     assert preflight._has_header("stddef.h")

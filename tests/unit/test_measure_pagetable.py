@@ -142,6 +142,7 @@ def single(value: int, level: int) -> Tables:
         (2, entry(0x1400, "protnone", huge=True), 2),
         (2, entry(0x1400, "split"), 2),
         (2, entry(HUGE_ZERO, huge=True), 4),
+        (2, entry(HUGE_ZERO, huge=True) | 1 << 12, 4),
         (3, entry(0x4_0000, huge=True), 3),
         (3, entry(0x4_0000, "protnone", huge=True), 3),
     ],

@@ -128,6 +128,9 @@ def test_the_share_is_there_and_read_only(stock: KernelImage, tmp_path: Path) ->
         distances = [machine.read_file(f"{node}/node{n}/distance").split() for n in range(3)]
         assert distances == [[b"%d" % value for value in row] for row in odd.distances]
         assert b"la57" in machine.read_file("/proc/cpuinfo").split()
+        assert b"57 bits virtual" in machine.read_file("/proc/cpuinfo")
+        # With addresses of the wrong width a program's stack lies where its own kernel cannot read it.
+        assert machine.run(["readlink", "/proc/self/exe"]).stdout == b"/bin/busybox\n"
         # A dynamic program of the host, by name.
         assert machine.run(["git", "--version"]).stdout.startswith(b"git version")
 

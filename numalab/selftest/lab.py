@@ -1,0 +1,208 @@
+"""A group of test programs on a kernel, repeated and recorded; and the baseline for it, kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numalab.paths import cache_dir
+from numalab.selftest import record, runner
+from numalab.selftest.build import Programs
+from numalab.selftest.catalogue import Group, Program
+from numalab.selftest.record import Run
+from numalab.selftest.runner import Result
+
+if TYPE_CHECKING:
+    from numalab.kernel.image import KernelImage
+    from numalab.machine.session import Machine
+    from numalab.machine.topology import Topology
+
+#: (number of the repeat from 1, number of repeats, result)
+OnResult = Callable[[int, int, Result], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that decides what a run's results can be, but chance.
+
+    Attributes:
+        group: the programs' group.
+        programs: those of it that are run.
+        kernel: under which.
+        topology, accel, append: the machine.
+        built: the programs.
+        patience: factor on every time-out.
+    """
+
+    group: Group
+    programs: tuple[Program, ...]
+    kernel: KernelImage
+    topology: Topology
+    accel: str
+    built: Programs
+    append: str = ""
+    patience: float = 1.0
+
+    def key(self) -> str:
+        """16 hex digits that name the baseline this setting can serve as; which programs are run is no part of it."""
+        inputs = {
+            "group": self.group.name,
+            "kernel": self.kernel.build_id or [self.kernel.release, str(self.kernel.path)],
+            "topology": self.topology.to_json(),
+            "accel": self.accel,
+            "append": self.append,
+            "programs": self.built.key,
+        }
+        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run(setting: Setting, repeats: int, out: Path, *, on_result: OnResult = lambda *_: None) -> Run:
+    """Run the programs `repeats` times; record them in `out`: results.json, and each program's output in logs/.
+
+    What is done is on disk at any moment; an interrupted run leaves the results it has.
+
+    Raises:
+        MachineLostError: no machine comes up. MissingError: this host lacks something.
+    """
+    started, begun = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    done: list[list[Result]] = []
+    machines: list[dict[str, Any]] = []
+
+    def so_far() -> Run:
+        return Run(
+            setting.group.name,
+            _kernel_facts(setting.kernel),
+            {"accel": setting.accel, "topology": setting.topology.to_json(), **(machines[0] if machines else {})},
+            setting.built.key,
+            tuple(map(tuple, done)),
+            started,
+            time.monotonic() - begun,
+        )
+
+    for number in range(1, repeats + 1):
+        results: list[Result] = []
+        done.append(results)
+        logs = out / "logs" / str(number)
+        logs.mkdir(parents=True, exist_ok=True)
+
+        def keep(result: Result, into: list[Result] = results, at: Path = logs, repeat: int = number) -> None:
+            into.append(result)
+            name = _file_name(result.program)
+            for suffix, text in (("out", result.stdout), ("err", result.stderr)):
+                if text:
+                    (at / f"{name}.{suffix}").write_bytes(text)
+            so_far().save(out / "results.json")
+            on_result(repeat, repeats, result)
+
+        @contextmanager
+        def opened(at: Path = logs) -> Iterator[Machine]:
+            with _boot(setting, at / f"console-{time.monotonic_ns()}") as machine:
+                if not machines:
+                    machines.append(_machine_facts(machine))
+                yield machine
+
+        runner.run(
+            setting.group,
+            setting.programs,
+            opened,
+            setting.built.linkage,
+            on_result=keep,
+            patience=setting.patience,
+        )
+    return so_far()
+
+
+def baseline(
+    setting: Setting, repeats: int, *, fresh: bool = False, on_result: OnResult = lambda *_: None
+) -> tuple[Run, Path]:
+    """Return the recorded results of `setting` with at least `repeats` repeats, and the directory they are in.
+
+    Programs that the cache knows well enough are not run again, unless `fresh`.
+
+    Raises:
+        As `run`.
+    """
+    place = cache_dir("selftest-baselines", setting.key())
+    file = place / "results.json"
+    known = record.load(file) if file.is_file() and not fresh else None
+    lacking = tuple(each for each in setting.programs if known is None or _repeats_of(known, each.name) < repeats)
+    if lacking:
+        with _kept(file):
+            found = run(replace(setting, programs=lacking), repeats, place, on_result=on_result)
+        known = found if known is None else merge(known, found)
+        known.save(file)
+    assert known is not None
+    wanted = {program.name for program in setting.programs}
+    chosen = tuple(tuple(each for each in repeat if each.program in wanted) for repeat in known.repeats)
+    return replace(known, repeats=chosen), place
+
+
+def merge(old: Run, new: Run) -> Run:
+    """Return `old` with all it knows about the programs of `new` replaced by what `new` knows."""
+    again = {result.program for repeat in new.repeats for result in repeat}
+    count = max(len(old.repeats), len(new.repeats))
+    repeats = []
+    for number in range(count):
+        kept = [each for each in _nth(old, number) if each.program not in again]
+        repeats.append((*kept, *_nth(new, number)))
+    return replace(new, repeats=tuple(repeats), seconds=old.seconds + new.seconds)
+
+
+def _nth(run: Run, number: int) -> Sequence[Result]:
+    return run.repeats[number] if number < len(run.repeats) else ()
+
+
+def _repeats_of(run: Run, program: str) -> int:
+    return sum(any(each.program == program for each in repeat) for repeat in run.repeats)
+
+
+@contextmanager
+def _kept(file: Path) -> Iterator[None]:
+    """Put `file` back as it was if the work in the block ends early."""
+    before = file.read_bytes() if file.is_file() else None
+    try:
+        yield
+    except BaseException:
+        if before is not None:
+            file.write_bytes(before)
+        raise
+
+
+def _boot(setting: Setting, logs: Path) -> Machine:
+    from numalab.machine.session import Machine
+
+    group = setting.group
+    linkages = {setting.built.linkage(f"{group.directory}/{program.argv[0]}") for program in setting.programs}
+    # Dynamic programs run on the host's libraries: naming any program of the host brings its /usr in.
+    host_programs = group.host_programs or (("env",) if "dynamic" in linkages else ())
+    return Machine(
+        setting.kernel,
+        setting.topology,
+        accel=setting.accel,
+        append=setting.append,
+        share=setting.built.top,
+        nested=group.nested,
+        host_programs=host_programs,
+        log_dir=logs,
+    )
+
+
+def _machine_facts(machine: Machine) -> dict[str, Any]:
+    facts = machine.facts()
+    return {key: facts[key] for key in ("qemu_version", "qemu_argv", "cmdline") if key in facts}
+
+
+def _kernel_facts(kernel: KernelImage) -> dict[str, Any]:
+    return {**kernel.provenance, "name": kernel.name, "release": kernel.release, "build_id": kernel.build_id}
+
+
+def _file_name(program: str) -> str:
+    return re.sub(r"[^\w.,=+-]+", "_", program)
