@@ -95,6 +95,10 @@ def main() -> int:
         return [work() for _ in range(n)]
 
     tree = SyntheticTree(1 << 14)
+
+    def parsed() -> float:
+        return parse_rate(tree)
+
     cases: list[tuple[str, str, Callable[[], list[float]], Promise]] = [
         ("boot to first answer, 4 nodes", "second", lambda: repeat(boot_to_answer), Promise(5.0)),
         ("snapshot of 1 GiB in 4K pages", "second", lambda: snapshots(n), Promise(1.0)),
