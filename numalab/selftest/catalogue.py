@@ -28,7 +28,8 @@ class Program:
         hugepages: 2M pages it needs reserved.
         nodes: NUMA nodes with memory it needs.
         sysctls: files below /proc/sys, as "vm.overcommit_memory", and what is written to them for it.
-        needs: files of the guest without which it cannot run, e.g. "/dev/kvm"; it is skipped then.
+        needs: files of the guest without which it cannot run, e.g. "/dev/kvm", or flags of its CPUs, e.g. "cpu:la57";
+            it is skipped then.
         skip_status: exit statuses that mean "skipped".
         cwd: where it runs; must be writable for some.
         swap: whether it has tests that need swap; it gets some where the kernel has zram.

@@ -17,6 +17,8 @@ _HAS_MEMORY = "/sys/devices/system/node/has_memory"
 _SWAP_DEVICE = "zram0"
 _SWAP_BYTES = 256 << 20
 _SECONDS = 60.0
+#: Begins an entry of `needs` that is no file but a flag of the CPU.
+_CPU_FLAG = "cpu:"
 
 
 class CannotError(Exception):
@@ -31,9 +33,8 @@ def prepared(program: Program, machine: MachineLike) -> Iterator[None]:
         CannotError: the machine cannot have it.
     """
     for needed in program.needs:
-        # Reading a device node would not tell whether it is there.
-        if not _succeeds(machine, "test", "-e", needed):
-            raise CannotError(f"needs {needed}")
+        if not _has(machine, needed):
+            raise CannotError(f"needs {needed.removeprefix(_CPU_FLAG)}")
     nodes = memory_nodes(machine)
     if nodes < program.nodes:
         raise CannotError(f"needs {program.nodes} nodes with memory, the machine has {nodes}")
@@ -68,6 +69,13 @@ def memory_nodes(machine: MachineLike) -> int:
         first, _, last = span.partition("-")
         count += int(last or first) - int(first) + 1
     return count
+
+
+def _has(machine: MachineLike, needed: str) -> bool:
+    if needed.startswith(_CPU_FLAG):
+        return needed.removeprefix(_CPU_FLAG).encode() in machine.read_file("/proc/cpuinfo").split()
+    # Reading a device node would not tell whether it is there.
+    return _succeeds(machine, "test", "-e", needed)
 
 
 @contextlib.contextmanager

@@ -202,14 +202,14 @@ def _verdict(program: Program, done: Completed, output: tap.Output) -> tuple[Ver
         return Verdict.FAIL, str(done)
     if tests is not None and tests.bad:
         return tests, _why_bad(output)
+    if tests is None and any(test.verdict.bad for test in output.tests):
+        return Verdict.FAIL, f"exit status {done.status}, {_why_bad(output)}"
     if done.status in program.skip_status:
         skipped = output.skip_all or next((test.reason for test in output.tests if test.verdict is Verdict.SKIP), "")
         return Verdict.SKIP, skipped or _last_words(done)
     if done.status:
-        return Verdict.FAIL, f"exit status {done.status}: {_why_bad(output) or _last_words(done)}"
+        return Verdict.FAIL, f"exit status {done.status}: {_last_words(done)}"
     if tests is None:
-        if any(test.verdict.bad for test in output.tests):
-            return Verdict.FAIL, f"exit status 0, but {_why_bad(output)}"
         return Verdict.PASS, ""
     if tests is Verdict.SKIP:
         return tests, output.skip_all or next((test.reason for test in output.tests), "")
