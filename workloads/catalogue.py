@@ -121,7 +121,7 @@ _PHASE_METRICS = {
 
 _REGION_METRICS = {
     **_PHASE_METRICS,
-    "sampled_pages_nodeN": _count("", "of up to 1024 data pages, spread evenly, how many lie on node N"),
+    "sampled_pages_nodeN": _count("", "of up to 1024 data pages, taken from all over, how many lie on node N"),
 }
 
 GUPS = Workload(

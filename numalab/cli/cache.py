@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -80,9 +79,9 @@ def prune(older_than: float, everything: bool, dry_run: bool, as_json: bool) -> 
 def _table(entries: Iterable[CacheEntry]) -> None:
     from datetime import datetime
 
-    from rich.console import Console
     from rich.table import Table
 
+    from numalab.cli.console import table_console
     from numalab.units import format_size
 
     table = Table(box=None, pad_edge=False)
@@ -91,7 +90,7 @@ def _table(entries: Iterable[CacheEntry]) -> None:
     for entry in entries:
         used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
         table.add_row(entry.kind, format_size(entry.bytes), used, "in use" if entry.in_use else "", entry.id)
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+    table_console().print(table)
 
 
 def _row(entry: CacheEntry) -> dict[str, Any]:

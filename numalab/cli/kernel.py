@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 import click
@@ -82,9 +81,9 @@ def list_kernels(as_json: bool) -> None:
     if as_json:
         _print_json(rows)
         return
-    from rich.console import Console
     from rich.table import Table
 
+    from numalab.cli.console import table_console
     from numalab.units import format_size
 
     table = Table(box=None, pad_edge=False)
@@ -96,7 +95,7 @@ def list_kernels(as_json: bool) -> None:
         table.add_row(
             row["name"], row["state"], row["release"] or "-", sets, size, row["built"] or "-", row["id"] or "-"
         )
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+    table_console().print(table)
 
 
 @command.command()
@@ -129,6 +128,17 @@ def check(sets: str | None, source: str | None, as_json: bool) -> None:
         click.echo(f"{count} patch{' applies' if count == 1 else 'es apply'} to {done.source}, {where}")
     else:
         click.echo(f"no patch is selected; the source is {done.source}")
+
+
+@command.command("source")
+@_SOURCE
+def source_path(source: str | None) -> None:
+    """Print the directory of the unpacked source; fetches Debian's package when it is not there yet."""
+    from numalab.kernel.progress import for_stream
+    from numalab.kernel.source import locate, read_base
+
+    with for_stream() as progress:
+        click.echo(locate(source, read_base(), progress).src)
 
 
 @command.command()

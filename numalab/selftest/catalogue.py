@@ -34,6 +34,7 @@ class Program:
         cwd: where it runs; must be writable for some.
         swap: whether it has tests that need swap; it gets some where the kernel has zram.
         user: who runs it; "" is root.
+        hardware: whether it would take hours in emulation; it is skipped there.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Program:
     cwd: str = "/tmp"
     swap: bool = False
     user: str = ""
+    hardware: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def _program(entry: Mapping[str, Any]) -> Program:
     if unknown:
         raise ValueError(f"{FILE}: {entry['run']}: unknown key {min(unknown)!r}")
     words = tuple(shlex.split(entry["run"]))
-    more = {key: entry[key] for key in ("hugepages", "nodes", "cwd", "swap", "user") if key in entry}
+    more = {key: entry[key] for key in ("hugepages", "nodes", "cwd", "swap", "user", "hardware") if key in entry}
     return Program(
         entry.get("name", entry["run"]),
         words,

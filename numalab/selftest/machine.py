@@ -21,6 +21,10 @@ class MachineLike(Protocol):
     """A running machine."""
 
     @property
+    def accel(self) -> str:
+        """ "kvm" or "tcg"."""
+
+    @property
     def console(self) -> Path:
         """The log of its console."""
 

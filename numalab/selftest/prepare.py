@@ -32,6 +32,8 @@ def prepared(program: Program, machine: MachineLike) -> Iterator[None]:
     Raises:
         CannotError: the machine cannot have it.
     """
+    if program.hardware and machine.accel == "tcg":
+        raise CannotError("would take hours in emulation")
     for needed in program.needs:
         if not _has(machine, needed):
             raise CannotError(f"needs {needed.removeprefix(_CPU_FLAG)}")

@@ -79,8 +79,12 @@ class Run:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def programs(self) -> dict[str, History]:
-        """Return the history of every program."""
-        return _histories([{each.program: (each.verdict, each.reason) for each in repeat} for repeat in self.repeats])
+        """Return the history of every program, over the repeats in which it was run."""
+        names = dict.fromkeys(each.program for repeat in self.repeats for each in repeat)
+        return {
+            name: _histories([{name: (each.verdict, each.reason)} for each in self.results(name)])[name]
+            for name in names
+        }
 
     def tests(self, program: str, names: Sequence[str] = ()) -> dict[str, History]:
         """Return the history of every test that `program` reported.

@@ -114,7 +114,7 @@ def test_recorded_older_forms() -> None:
     assert uffd.leaves()["events on shmem-private"] == (INCOMPLETE, "its end was never printed")
     assert uffd.leaves()["minor on hugetlb"] == (SKIP, "memory allocation failed")
     khugepaged = legacy.parse((RECORDED / "khugepaged.out").read_bytes())
-    assert counts(khugepaged) == {PASS: 13, FAIL: 4}
+    assert counts(khugepaged) == {PASS: 7, FAIL: 4}
     assert khugepaged.leaves()["collapse_max_ptes_swap (madvise:anon)"] == (FAIL, "Swapout 65 of 512 pages: Fail")
     assert legacy.parse((RECORDED / "amx_64.out").read_bytes()).tests == ()
 

@@ -10,6 +10,7 @@
 
 #include "fail.h"
 #include "options.h"
+#include "rng.h"
 
 /* The kernel reads one bit less than it is told to. */
 #define MAXNODE (POLICY_MAX_NODES + 1)
@@ -118,8 +119,12 @@ bool policy_sample_pages(void *start, uint64_t bytes, unsigned int samples, uint
 	status = calloc(samples + 1, sizeof(*status));
 	if (!addresses || !status)
 		fail("no memory for the list of sampled pages");
-	for (unsigned int i = 0; i < samples; i++)
-		addresses[i] = (char *)start + pages * i / samples * page;
+	/* A random page of each stretch: every n-th page would meet one node of interleaved memory only. */
+	for (unsigned int i = 0; i < samples; i++) {
+		uint64_t from = pages * i / samples, to = pages * (i + 1) / samples;
+
+		addresses[i] = (char *)start + (from + rng_below(rng_mix(i + RNG_GAMMA), to - from)) * page;
+	}
 	memset(counts, 0, POLICY_MAX_NODES * sizeof(*counts));
 	known = !syscall(SYS_move_pages, 0, (unsigned long)samples, addresses, NULL, status, 0);
 	for (unsigned int i = 0; known && i < samples; i++)

@@ -32,7 +32,7 @@ void policy_of_process(const struct policy *policy);
 void policy_allowed_nodes(uint64_t nodes[static POLICY_WORDS]);
 
 /*
- * Count on which nodes `samples` pages lie, spread evenly over [start, start + bytes); counts[node] for the nodes.
+ * Count on which nodes `samples` pages lie, one of each of as many stretches of [start, start + bytes); counts[node] for the nodes.
  * Returns false when the kernel cannot tell (no NUMA support).
  */
 bool policy_sample_pages(void *start, uint64_t bytes, unsigned int samples, uint64_t counts[static POLICY_MAX_NODES]);
