@@ -66,11 +66,10 @@ def command(
 
 
 def _print(made: list[Comparison]) -> None:
-    from rich.console import Console
-
     from analysis import comparison_tables, selection
+    from numalab.cli.console import table_console
 
-    console = Console()
+    console = table_console()
     moved, unchanged = selection.split_unchanged(made)
     for table in comparison_tables.compact_tables(moved):
         table.show(console)

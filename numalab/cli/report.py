@@ -42,10 +42,9 @@ def command(directory: Path, out: Path | None, figures: Path | None, quiet: bool
 
 
 def _print_tables(data: Dataset) -> None:
-    from rich.console import Console
-
     from analysis import summary
+    from numalab.cli.console import table_console
 
-    console = Console()
+    console = table_console()
     for table in summary.terminal_tables(data):
         table.show(console)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,11 @@ def test_every_end(stock: KernelImage, tmp_path: Path) -> None:
     assert found["dies"].signal == 11
 
 
+def _run(group: Group, names: tuple[str, ...], built: build.Programs, machine: Machine) -> list[runner.Result]:
+    opened = partial(nullcontext, machine)
+    return runner.run(group, group.select(names), opened, built.linkage, patience=3.0)  # type: ignore[arg-type]
+
+
 def test_the_kernels_own(stock: KernelImage, tmp_path: Path) -> None:
     """Built from the source with the series applied, and run on Debian's kernel, where they are known to hold."""
     with patched_files() as files:
@@ -86,11 +92,10 @@ def test_the_kernels_own(stock: KernelImage, tmp_path: Path) -> None:
         "x86": ("sigreturn_64", "test_vsyscall_64"),
         "proc": ("proc-pid-vm", "proc-self-map-files-002"),
     }
-    opened = machines(stock, built.top, tmp_path)
+    with Machine(stock, uniform(2, 1, "512M"), accel="tcg", share=built.top, log_dir=tmp_path) as machine:
+        found = {name: _run(catalogue.group(name), names, built, machine) for name, names in wanted.items()}
     for name, names in wanted.items():
-        group = catalogue.group(name)
-        programs = group.select(names)
-        results = runner.run(group, programs, opened, built.linkage, patience=3.0)  # type: ignore[arg-type]
+        results = found[name]
         assert {result.program: result.verdict for result in results} == dict.fromkeys(names, Verdict.PASS)
         assert not any(result.complaints for result in results)
         reported = {result.program: len(result.tests) for result in results}
