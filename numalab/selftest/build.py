@@ -109,7 +109,7 @@ def build(files: Mapping[str, Path], *, say: Say = lambda _: None) -> Programs:
         MissingError: make or gcc is not here.
         ExperimentError: nothing at all could be built; ends with the first error and the log's path.
     """
-    lacks = tools.lacking(["make", "gcc", "rsync"])
+    lacks = tools.lacking(["make", "gcc"])
     tools.require(lacks, purpose="building the kernel's test programs")
     key = _key(files)
     target = cache_dir("selftests") / key

@@ -27,7 +27,7 @@ class Program:
         timeout: seconds of wall time it may take.
         hugepages: 2M pages it needs reserved.
         nodes: NUMA nodes with memory it needs.
-        sysctls: files below /proc/sys, as "vm.overcommit_memory", and what is written to them for it.
+        sysctls: files below /proc/sys, as "vm.overcommit_memory", or paths of others, and what is written to them.
         needs: files of the guest without which it cannot run, e.g. "/dev/kvm", or flags of its CPUs, e.g. "cpu:la57";
             it is skipped then.
         skip_status: exit statuses that mean "skipped".

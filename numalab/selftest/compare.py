@@ -144,9 +144,10 @@ def _tests(program: str, run: Run, baseline: Run) -> Iterator[Difference]:
 
 
 def _same_plan(results: Sequence[Result]) -> bool:
-    """Whether a program announced the same number of tests every time, on both kernels, and nests none."""
-    plans = {result.planned for result in results}
-    return len(plans) == 1 and all(each.planned and len(each.tests) <= each.planned for each in results)
+    """Whether a program announced the same number of tests whenever it ran any, and nests none."""
+    ran = [result for result in results if result.tests]
+    plans = {result.planned for result in ran}
+    return len(plans) == 1 and all(each.planned and len(each.tests) <= each.planned for each in ran)
 
 
 def _ended_well(run: Run, program: str) -> bool:
@@ -182,7 +183,7 @@ def _once(now: History) -> str:
 def _judgement(before: History | None, now: History) -> Judgement | None:
     """What the two histories mean together; None when there is no difference worth a line."""
     if before is None:
-        return Judgement.NEW_FAILURE if now.standing in (Standing.STABLE_FAIL, Standing.FLAKY) else None
+        return Judgement.NEW_FAILURE if any(verdict.bad for verdict in now.verdicts) else None
     if Verdict.LOST in now.verdicts and Verdict.LOST not in before.verdicts:
         return Judgement.REGRESSION  # whatever it did before, it did not take the machine with it
     match now.standing, before.standing:

@@ -40,7 +40,7 @@ def prepared(program: Program, machine: MachineLike) -> Iterator[None]:
     nodes = memory_nodes(machine)
     if nodes < program.nodes:
         raise CannotError(f"needs {program.nodes} nodes with memory, the machine has {nodes}")
-    settings = {f"/proc/sys/{name.replace('.', '/')}": value for name, value in program.sysctls.items()}
+    settings = {_file_of(name): value for name, value in program.sysctls.items()}
     if program.hugepages:
         settings[_NR_HUGEPAGES] = str(program.hugepages)
     with contextlib.ExitStack() as stack:
@@ -71,6 +71,10 @@ def memory_nodes(machine: MachineLike) -> int:
         first, _, last = span.partition("-")
         count += int(last or first) - int(first) + 1
     return count
+
+
+def _file_of(name: str) -> str:
+    return name if name.startswith("/") else f"/proc/sys/{name.replace('.', '/')}"
 
 
 def _has(machine: MachineLike, needed: str) -> bool:

@@ -228,15 +228,18 @@ def test_complaints_of_the_kernel_are_those_of_the_program(tmp_path: Path) -> No
 
 
 def test_settings_are_made_and_unmade(tmp_path: Path) -> None:
-    files = {"proc/sys/vm/nr_hugepages": b"0\n", "proc/sys/vm/overcommit_memory": b"2\n"}
+    other = "sys/module/kvm/parameters/nx_huge_pages"
+    files = {"proc/sys/vm/nr_hugepages": b"0\n", "proc/sys/vm/overcommit_memory": b"2\n", other: b"auto\n"}
     rack = Rack(tmp_path, {"cow": ended()}, **files)
-    run(rack, program("cow", hugepages=4, sysctls={"vm.overcommit_memory": "1"}))
+    run(rack, program("cow", hugepages=4, sysctls={"vm.overcommit_memory": "1", f"/{other}": "Y"}))
     machine = rack.machines[0]
     during = machine.seen[0][2]
     assert during["/proc/sys/vm/nr_hugepages"] == b"4\n"
     assert during["/proc/sys/vm/overcommit_memory"] == b"1\n"
+    assert during[f"/{other}"] == b"Y\n"
     assert machine.files["/proc/sys/vm/nr_hugepages"] == b"0\n"
     assert machine.files["/proc/sys/vm/overcommit_memory"] == b"2\n"
+    assert machine.files[f"/{other}"] == b"auto\n"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numalab.selftest import legacy, tap
@@ -385,6 +385,7 @@ def render(tests: tuple[Test, ...], indent: str = "") -> list[str]:
     return lines
 
 
+@settings(deadline=None)  # wall time says nothing on a busy machine
 @given(TREES)
 def test_what_is_printed_is_what_is_read(tests: tuple[Test, ...]) -> None:
     output = read(*render(tests))
@@ -393,6 +394,7 @@ def test_what_is_printed_is_what_is_read(tests: tuple[Test, ...]) -> None:
     assert output.verdict is worst(test.verdict for test in tests)
 
 
+@settings(deadline=None)
 @given(TREES, st.data())
 def test_noise_between_the_lines_changes_nothing(tests: tuple[Test, ...], data: st.DataObject) -> None:
     noise = st.sampled_from(["[   12.345678] printk", "# a diagnostic", "   some words", "", "[RUN]\tx", "okay"])
@@ -400,6 +402,7 @@ def test_noise_between_the_lines_changes_nothing(tests: tuple[Test, ...], data: 
     assert read(*lines).tests == tests
 
 
+@settings(deadline=None)
 @given(TREES, st.data())
 def test_output_cut_off_anywhere_is_never_a_pass(tests: tuple[Test, ...], data: st.DataObject) -> None:
     whole = "".join(f"{line}\n" for line in render(tests)).encode()
@@ -410,6 +413,7 @@ def test_output_cut_off_anywhere_is_never_a_pass(tests: tuple[Test, ...], data: 
         assert cut.count(b"\n") == 0  # nothing of TAP was printed yet
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_junk_never_raises(junk: bytes) -> None:
     output = tap.parse(junk)
@@ -418,6 +422,7 @@ def test_junk_never_raises(junk: bytes) -> None:
     tap.parse(junk, kernel_log=True)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.sampled_from([b"ok 1 a", b"not ok 2 b", b"1..2", b"  ok 1 c", b"TAP version 13", b"Bail out!", b"    1..3"])

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numalab.errors import ExperimentError, UserError
@@ -101,6 +101,7 @@ def test_a_parameter_alone_never_breaks_the_other_entries() -> None:
                 assert words[1:2] == ([] if param.default is False else [f"--{key}"])
 
 
+@settings(deadline=None)  # wall time says nothing on a busy machine
 @given(st.integers(0, 2**50))
 def test_sizes_and_counts_are_what_they_name(number: int) -> None:
     size, count = Param(ParamType.SIZE, None, "", ""), Param(ParamType.COUNT, None, "", "")
@@ -164,6 +165,7 @@ def test_output_before_the_result_line_may_be_anything() -> None:
     assert GUPS.parse(b"\xff\x00binary\n" + line('{"updates": 1}'))[0].value == 1
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(list(GUPS.metrics)[:7]),
@@ -175,6 +177,7 @@ def test_what_is_reported_is_what_is_read(values: dict[str, float | None]) -> No
     assert {sample.metric: sample.value for sample in found} == values
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_junk_is_never_a_result(junk: bytes) -> None:
     with pytest.raises(ExperimentError):
