@@ -1,0 +1,49 @@
+"""The patches' own self tests, on the patched kernel: four and five levels, with and without page-table isolation."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from numalab.features import KNOWN, survey
+from numalab.kernel.image import KernelImage
+from numalab.machine.session import Machine
+from numalab.machine.topology import uniform
+from numalab.selftest import build, catalogue, runner
+from numalab.selftest.sources import patched_files
+from numalab.selftest.verdict import Verdict
+
+pytestmark = pytest.mark.vm
+
+#: Only these may be skipped: the machine of the tests has no 1 GB pages, and no swap.
+LACKS = ("hugetlb, PUD size", "hugetlb, PROT_NONE, PUD size", "swapped out")
+
+
+@pytest.mark.parametrize(("levels", "pti"), [(4, "off"), (5, "on")])
+def test_the_patches_own_tests_pass(patched: KernelImage, tmp_path: Path, levels: int, pti: str) -> None:
+    with patched_files() as files:
+        built = build.build(files)
+    group = catalogue.group("pgtables")
+    shape = uniform(4, 1, "512M", paging_levels=levels)
+    with Machine(
+        patched, shape, accel="tcg", share=built.top, log_dir=tmp_path, append=f"pti={pti} transparent_hugepage=madvise"
+    ) as machine:
+        results = runner.run(
+            group,
+            group.programs,
+            partial(nullcontext, machine),  # type: ignore[arg-type]
+            built.linkage,
+            patience=3.0,
+        )
+        brought = {f.name: has for f, has in survey(machine, [f for f in KNOWN if "common" in f.brought_by]).items()}
+    assert brought
+    assert all(brought.values()), brought
+    for result in results:
+        assert result.verdict is Verdict.PASS, result
+        assert not result.complaints
+        skipped = [name for name, (verdict, _) in result.tests.items() if verdict is Verdict.SKIP]
+        assert all(any(name.startswith(lack) for lack in LACKS) for name in skipped), skipped
+        assert len(result.tests) - len(skipped) >= 15
