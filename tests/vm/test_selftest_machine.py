@@ -88,7 +88,7 @@ def test_the_kernels_own(stock: KernelImage, tmp_path: Path) -> None:
         built = build.build(files)
     assert built.failed == {}
     wanted = {
-        "mm": ("madv_populate", "mdwe_test", "mremap_dontunmap", "ksm_tests -N -m 1", "hugetlb_dio"),
+        "mm": ("madv_populate", "mdwe_test", "mremap_dontunmap", "ksm_tests -U", "hugetlb_dio"),
         "x86": ("sigreturn_64", "test_vsyscall_64"),
         "proc": ("proc-pid-vm", "proc-self-map-files-002"),
     }
