@@ -140,7 +140,7 @@ def test_a_panic_is_a_result_and_the_run_goes_on(tmp_path: Path, stock: KernelIm
 
 def test_a_program_the_machine_has_no_memory_for(tmp_path: Path, stock: KernelImage) -> None:
     file = tmp_path / "exp.toml"
-    file.write_text(EXPERIMENT.format(kernel="stock", policies='["none"]').replace("32M", "4G"))
+    file.write_text(EXPERIMENT.format(kernel="stock", policies='["none"]', cpus="").replace("32M", "4G"))
     lab = default_lab()
     summary = runner.run(check.load(file, lab), lab, Options(given="x", out=tmp_path / "out", accel="tcg"))
     [result] = summary.done
