@@ -10,7 +10,7 @@ quickstart: setup
 	@$(NUMALAB) snapshot --kernel stock -- gups --size 64M --updates 1M --cpus 0 --huge never
 	@echo "== 2/4  The patched kernel (minutes the first time, then from the cache)"
 	@$(NUMALAB) kernel build
-	@echo "== 3/4  GUPS and BTree: first touch, page tables on a remote node, interleave"
+	@echo "== 3/4  GUPS and BTree: first touch, page tables on a remote node, interleave, lazy and eager replicas"
 	@$(NUMALAB) run mitosis/quickstart --out results/quickstart --retry-failed
 	@echo "== 4/4  Report"
 	@$(NUMALAB) report results/quickstart --out report.html
@@ -18,14 +18,16 @@ quickstart: setup
 test: setup
 	@$(PYTHON) -m pytest -m "not slow" --require-boots --durations=10
 
+# Many hours in emulation; it can be interrupted, and goes on where it was.
 test-full: setup
-	@$(PYTHON) -m pytest --require-boots --durations=20
+	@status=0; $(PYTHON) -m pytest --require-boots --durations=20 || status=$$?; \
+	$(NUMALAB) selftest matrix --no-run --table docs/selftests.md || status=$$?; exit $$status
 
 lint: setup
 	@ruff check .
 	@ruff format --check .
 	@mypy
-	@shellcheck setup/setup .ci/run linux-patches/checkpatch
+	@shellcheck setup/setup setup/try-fresh .ci/run linux-patches/checkpatch
 	@linux-patches/checkpatch
 
 bench: setup

@@ -84,7 +84,7 @@ class Comparison:
     """B against its baseline A in one metric at one point of the matrix.
 
     Attributes:
-        point: what both sides share of kernel, topology, workload, policy.
+        point: what both sides share of the axes (`analysis.frames.POINT`).
         source: where the metric stands in result files.
         ratio: median B / median A with its interval.
         difference: median B - median A with its interval, in `unit`.

@@ -12,11 +12,9 @@ import pandas as pd
 from analysis import frames
 from analysis.placement import Placement, placements
 from numalab.errors import ExperimentError, UserError
-from numalab.results import CorruptResultError, Json, load_experiment, load_results, succeeded
+from numalab.results import PLACEBO, CorruptResultError, Json, load_experiment, load_results, succeeded
 
-#: The policy label of the A/A repetition of the baseline (`placebo = true` in an experiment file).
 __all__ = ["AXES", "PLACEBO", "Dataset", "load", "succeeded"]
-PLACEBO = "placebo"
 AXES = frames.POINT
 
 

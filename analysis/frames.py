@@ -14,7 +14,7 @@ from numalab.kinds import Kind
 from numalab.results import Json, succeeded
 
 #: What names a point of the matrix; rows that agree in these are repeats of one another.
-POINT = ("kernel", "topology", "workload", "policy")
+POINT = ("kernel", "topology", "workload", "interference", "policy")
 _TEXT = ("cell", "experiment", *POINT, "started", "outcome", "source", "metric", "unit", "kind")
 _SNAPSHOT = ("cell", *POINT, "repeat", "mark", "kind", "trees")
 COLUMNS = (
@@ -36,7 +36,7 @@ COLUMNS = (
 def kind_of_machine(result: Json) -> Kind | None:
     """Return the kind of what was counted on this cell's machine; None when its accelerator is not known."""
     machine = result["provenance"].get("machine") or {}
-    return {"tcg": Kind.COUNTED, "kvm": Kind.MEASURED}.get(str(machine.get("accel")))
+    return {"tcg": Kind.COUNTED, "kvm": Kind.MEASURED, "host": Kind.MEASURED}.get(str(machine.get("accel")))
 
 
 def values(results: Iterable[Json]) -> pd.DataFrame:
@@ -79,14 +79,20 @@ def outcomes(results: Iterable[Json]) -> pd.DataFrame:
 
 
 def table_pages(found: Iterable[Placement]) -> pd.DataFrame:
-    """Return page-table pages, one row per snapshot, level and node."""
+    """Return page-table pages, one row per snapshot, level and node; `replicas` are among `pages`."""
     rows = [
-        {**_snapshot(each), "level": each.level_names[level], "node": node, "pages": int(each.pages[level, column])}
+        {
+            **_snapshot(each),
+            "level": each.level_names[level],
+            "node": node,
+            "pages": int(each.pages[level, column]),
+            "replicas": int(each.replicas[level, column]),
+        }
         for each in found
         for level in range(each.levels)
         for column, node in enumerate(each.nodes)
     ]
-    return pd.DataFrame(rows, columns=[*_SNAPSHOT, "level", "node", "pages"])
+    return pd.DataFrame(rows, columns=[*_SNAPSHOT, "level", "node", "pages", "replicas"])
 
 
 def leaf_entries(found: Iterable[Placement]) -> pd.DataFrame:
@@ -108,14 +114,24 @@ def leaf_entries(found: Iterable[Placement]) -> pd.DataFrame:
 
 
 def remote_shares(found: Iterable[Placement]) -> pd.DataFrame:
-    """Return the remote share of leaf entries, one row per snapshot and node it is seen from."""
+    """Return the shares of leaf entries, one row per snapshot and node they are seen from.
+
+    `remote_share` of those a walk finds, `before` the same for the primary alone, `unfilled` the share of the
+    primary's that a replica does not have yet.
+    """
     rows = [
-        {**_snapshot(each), "node": node, "remote_share": number(float(each.remote[column]))}
+        {
+            **_snapshot(each),
+            "node": node,
+            "remote_share": number(float(each.remote[column])),
+            "before": number(float(each.before[column])),
+            "unfilled": number(float(each.unfilled[column])),
+        }
         for each in found
         for column, node in enumerate(each.nodes)
     ]
-    frame = pd.DataFrame(rows, columns=[*_SNAPSHOT, "node", "remote_share"])
-    return frame.astype({"remote_share": "Float64"})
+    shares = ["remote_share", "before", "unfilled"]
+    return pd.DataFrame(rows, columns=[*_SNAPSHOT, "node", *shares]).astype(dict.fromkeys(shares, "Float64"))
 
 
 def _snapshot(placement: Placement) -> Json:
@@ -181,6 +197,8 @@ def placement_metrics(placement: Placement) -> Iterator[tuple[str, str, float]]:
         yield f"table_pages:node{node}", "pages", float(placement.pages[:, column].sum())
     for column, node in enumerate(placement.nodes):
         yield f"remote_share:node{node}", "share", float(placement.remote[column])
+    if placement.mode:
+        yield "replica_pages", "pages", float(placement.replicas.sum())
     yield "table_apart_from_data", "share", placement.apart
 
 

@@ -43,7 +43,7 @@ def slug(*words: str) -> str:
 
 
 def of_placement(groups: Sequence[Group], data: Dataset) -> Iterator[Picture]:
-    """Yield where page tables lived: a picture per workload, topology and mark, a panel per kernel and policy."""
+    """Yield where page tables lived: a panel per kernel and policy, a picture per point of the other axes and mark."""
     for title, members in summary.placement_sets(groups, data):
         labels = summary.group_names(members, data)
         table = tables.placement_table(members, labels, title=title)
@@ -71,7 +71,7 @@ def published(groups: Sequence[Group], data: Dataset) -> Picture | None:
         return None
     ours = {
         f"{group.point['workload']} · {name}"
-        + (f" · {group.point['topology']}" if len(data.axis("topology")) > 1 else ""): group
+        + "".join(f" · {group.point[axis]}" for axis in ("topology", "interference") if len(data.axis(axis)) > 1): group
         for group, name in zip(shown, summary.group_names(shown, data), strict=True)
     }
     here = {group.point["workload"].lower() for group in shown}

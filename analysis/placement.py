@@ -15,7 +15,7 @@ LEVEL_NAMES = ("PTE", "PMD", "PUD", "P4D", "PGD")
 LEAF_SIZES = ("4K", "2M", "1G")
 #: Leaf entries by what they map: a node's memory, a shared zero page, devices.
 _LEAF_KEYS = ("leaf", "leaf_zero", "leaf_other")
-_POINT = ("kernel", "topology", "workload", "policy")
+_POINT = ("kernel", "topology", "workload", "interference", "policy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +35,12 @@ class Placement:
         pages: page-table pages [level, node], PTE level first; replicas included, each page once.
         leaf: leaf entries [size (4K, 2M, 1G), node of the table page, node of the data page], replicas included.
         remote: by node, the share of leaf entries that a CPU there finds on a table page of another node, in the
-            tree it walks; NaN where nothing is mapped and for nodes without CPUs.
+            tree it walks; NaN where it finds none and for nodes without CPUs.
         trees: number of trees: 1, or more with replicas.
+        replicas: pages of replicas alone [level, node].
+        unfilled: by node, the share of the primary's leaf entries that are not yet in the tree a CPU there walks.
+        before: as `remote`, if every CPU walked the primary: without replicas.
+        mode: "lazy" or "eager" when CPUs may walk replicas, else "".
     """
 
     cell: dict[str, Any]
@@ -50,6 +54,10 @@ class Placement:
     leaf: NDArray[np.int64]
     remote: NDArray[np.float64]
     trees: int
+    replicas: NDArray[np.int64]
+    unfilled: NDArray[np.float64]
+    before: NDArray[np.float64]
+    mode: str = ""
 
     @property
     def level_names(self) -> tuple[str, ...]:
@@ -84,6 +92,9 @@ def _read(cell: dict[str, Any], mark: str, machine_kind: Kind | None, summary: d
     cpu_nodes = tuple(int(node) for node in summary.get("cpu_nodes", nodes))
     leaves = np.stack([[each["leaf"][size] for size in LEAF_SIZES] for each in processes]).astype(np.int64)
     said = summary.get("number_kind")
+    pages = np.asarray(summary["table_pages"], dtype=np.int64)
+    told = [each["replication"] for each in processes if each.get("replication")]
+    seen = _seen(processes, nodes, cpu_nodes)
     return Placement(
         cell=cell,
         mark=mark,
@@ -92,28 +103,51 @@ def _read(cell: dict[str, Any], mark: str, machine_kind: Kind | None, summary: d
         nodes=nodes,
         cpu_nodes=cpu_nodes,
         levels=int(summary["levels"]),
-        pages=np.asarray(summary["table_pages"], dtype=np.int64),
+        pages=pages,
         leaf=leaves.sum(axis=0),
-        remote=_remote(processes, nodes, cpu_nodes),
+        remote=seen["remote"],
         trees=max(len(each["roots"]) for each in processes),
+        replicas=sum((np.asarray(each["replica_pages"], dtype=np.int64) for each in told), np.zeros_like(pages)),
+        unfilled=seen["unfilled"],
+        before=seen["before"],
+        mode=next((str(each["mode"]) for each in told if each["active"]), ""),
     )
 
 
-def _remote(processes: list[dict[str, Any]], nodes: tuple[int, ...], cpu_nodes: tuple[int, ...]) -> NDArray[np.float64]:
-    """The remote share of all processes together: each weighs as many leaf entries as one of its trees has."""
-    seen, remote = np.zeros(len(nodes)), np.zeros(len(nodes))
+def _seen(
+    processes: list[dict[str, Any]], nodes: tuple[int, ...], cpu_nodes: tuple[int, ...]
+) -> dict[str, NDArray[np.float64]]:
+    """Shares of all processes together, by node: each process weighs as many leaf entries as it has there."""
+    names = ("remote", "unfilled", "before")
+    sums = {name: np.zeros((2, len(nodes))) for name in names}  # of entries, and of those that count
     for each in processes:
-        entries = [np.sum(each[key][size]) for key in _LEAF_KEYS if key in each for size in LEAF_SIZES]
-        weight = float(sum(entries)) / len(each["roots"])
         for column, node in enumerate(nodes):
-            share = each["remote_share"].get(str(node))
-            if share is not None and node in cpu_nodes:
-                seen[column] += weight
-                remote[column] += weight * float(share)
-    known = seen > 0
-    remote[known] /= seen[known]
-    remote[~known] = np.nan
-    return remote
+            if node not in cpu_nodes:
+                continue
+            for name, (entries, share) in zip(names, _of_process(each, str(node)), strict=True):
+                if share is not None:
+                    sums[name][:, column] += entries, entries * float(share)
+    return {
+        name: np.divide(counted, entries, out=np.full(len(nodes), np.nan), where=entries > 0)
+        for name, (entries, counted) in sums.items()
+    }
+
+
+def _of_process(each: dict[str, Any], node: str) -> tuple[tuple[float, float | None], ...]:
+    """Entries and share of them: remote among those found, unfilled and remote among those of the primary."""
+    if "seen" in each:
+        seen = each["seen"][node]
+        every = sum(seen.values())
+        found = every - seen["unfilled"]
+        return (
+            (found, each["remote_share"][node]),
+            (every, each["unfilled_share"][node]),
+            (every, each["remote_share_of_primary"][node]),
+        )
+    # Snapshots of schema 1 were taken where nothing was replicated: every tree has all entries.
+    entries = [np.sum(each[key][size]) for key in _LEAF_KEYS if key in each for size in LEAF_SIZES]
+    weight, share = float(sum(entries)) / len(each["roots"]), each["remote_share"].get(node)
+    return (weight, share), (weight, None if share is None else 0.0), (weight, share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +155,7 @@ class Group:
     """The snapshots of all repeats of one point at one mark.
 
     Attributes:
-        point: kernel, topology, workload, policy.
+        point: kernel, topology, workload, interference, policy.
         members: one per repeat, all of one shape.
     """
 
@@ -148,6 +182,26 @@ class Group:
     def remote(self) -> NDArray[np.float64]:
         """Remote share of leaf entries as seen from each node, [snapshot, node]."""
         return np.stack([member.remote for member in self.members])
+
+    @property
+    def before(self) -> NDArray[np.float64]:
+        """As `remote`, of the primary alone."""
+        return np.stack([member.before for member in self.members])
+
+    @property
+    def unfilled(self) -> NDArray[np.float64]:
+        """Share of leaf entries that are not yet in the tree that each node's CPUs walk, [snapshot, node]."""
+        return np.stack([member.unfilled for member in self.members])
+
+    @property
+    def replicas(self) -> NDArray[np.int64]:
+        """Page-table pages of replicas, [snapshot, level, node]."""
+        return np.stack([member.replicas for member in self.members])
+
+    @property
+    def replicated(self) -> bool:
+        """Whether any of its snapshots has replicas."""
+        return any(member.mode or member.replicas.any() for member in self.members)
 
 
 def grouped(found: Iterable[Placement]) -> list[Group]:

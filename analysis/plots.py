@@ -12,25 +12,22 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from analysis import style
+from analysis import share_bars, style
 from analysis.comparison import Comparison
 from analysis.placement import Group
 from numalab.errors import ExperimentError
 from numalab.kinds import Kind
 
-_PER_ROW = 4
-_PANEL = 1.9  # inches
+_PAGE = 11.6  # inches that the panels of a row may take
+_PANEL = 1.9  # inches, at least
 _LETTERS = 26
-#: A range of shares narrower than this is no more than a speck in a picture; the tables have it.
-_VISIBLE = 0.02
 
 
 def kind_words(kind: Kind | None) -> str:
@@ -43,18 +40,25 @@ def runs(n: int) -> str:
     return f"{n} run{'s' * (n != 1)}"
 
 
+def arrange(panels: int, width: float) -> tuple[int, int]:
+    """Return columns and rows for so many panels, each `width` inches wide: few rows, and those of equal length."""
+    most = max(1, int(_PAGE // width))
+    rows = math.ceil(panels / most)
+    return math.ceil(panels / rows), rows
+
+
 def placement_figure(groups: Sequence[Group], labels: Sequence[str], *, title: str) -> Figure:
     """Return the picture of where page tables live: a panel per policy.
 
     Above, page-table pages per level × node (number, and in colour the share of its level's pages); below, on the
     same axis, the local and remote share of leaf entries as seen from each node (the metric of figure 4 of the Mitosis
-    paper).
+    paper); with replicas, before and after.
     """
     with style.styled():
-        columns = min(_PER_ROW, len(groups))
-        bands = math.ceil(len(groups) / columns)
         nodes = max(len(group.first.nodes) for group in groups)
-        width = columns * max(_PANEL, 0.5 * nodes + 0.3) + 0.9
+        panel = max(_PANEL, 0.5 * nodes + 0.3)
+        columns, bands = arrange(len(groups), panel)
+        width = columns * panel + 0.9
         figure = Figure(figsize=(width, bands * 3.9 + 0.8), layout=ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.08))
         heights = [1.25, 1.0] * bands
         axes = figure.subplots(2 * bands, columns, squeeze=False, height_ratios=heights)
@@ -66,16 +70,14 @@ def placement_figure(groups: Sequence[Group], labels: Sequence[str], *, title: s
                 below.set_axis_off()
                 continue
             _heatmap(above, groups[number], labels[number], names=column == 0)
-            _shares(below, groups[number], names=column == 0)
+            share_bars.draw(below, groups[number], names=column == 0)
         _headline(figure, title, groups)
-        keys: list[Artist] = [
-            Patch(color=style.LOCAL, label="local"),
-            Patch(color=style.REMOTE, label="remote (the number above)"),
-        ]
         legend = "leaf entries as seen from the node"
         if any(group.n > 1 for group in groups):
             legend += "\nmedians; in brackets, and as a line, smallest to largest where runs differ"
-        figure.legend(handles=keys, loc="outside lower center", ncols=2, title=legend, title_fontsize=8)
+        figure.legend(
+            handles=share_bars.keys(groups), loc="outside lower center", ncols=2, title=legend, title_fontsize=8
+        )
     return figure
 
 
@@ -103,7 +105,7 @@ def _heatmap(axes: Axes, group: Group, label: str, *, names: bool) -> None:
         axes.text(column, row, text, ha="center", va="center", fontsize=size, color=ink)
     axes.set_xlim(-0.55, middle.shape[1] - 0.45)
     axes.set_ylim(middle.shape[0] - 0.45, -0.55)
-    _node_axis(axes, group.first.nodes)
+    share_bars.node_axis(axes, group.first.nodes)
     axes.set_yticks(range(middle.shape[0]), group.first.level_names[::-1] if names else [])
     axes.tick_params(length=0)
     for spine in axes.spines.values():
@@ -123,37 +125,6 @@ def count_text(middle: float, low: float, high: float) -> str:
     """Return the median count, and its range when repeats differ: "12", "12 (11–13)" on two lines."""
     text = f"{middle:g}" if middle < 100_000 else f"{middle / 1000:.0f}k"
     return text if low == high else f"{text}\n({low:g}–{high:g})"
-
-
-def _shares(axes: Axes, group: Group, *, names: bool) -> None:
-    remote = group.remote
-    known = ~np.isnan(remote).all(axis=0)
-    middle = np.full(remote.shape[1], np.nan)
-    middle[known] = np.nanmedian(remote[:, known], axis=0)
-    for node, share in enumerate(middle):
-        if np.isnan(share):
-            axes.text(node, 0.5, "NA", ha="center", va="center", color=style.FAINT)
-            continue
-        axes.bar(node, 1 - share, 0.8, color=style.LOCAL)
-        axes.bar(node, share, 0.8, bottom=1 - share, color=style.REMOTE)
-        axes.text(node, 1.03, f"{share:.0%}", ha="center", va="bottom", fontsize=7.5)
-        low, high = 1 - np.nanmax(remote[:, node]), 1 - np.nanmin(remote[:, node])
-        if high - low > _VISIBLE:
-            axes.vlines(node, low, high, color="white", linewidth=2.5)
-            axes.vlines(node, low, high, color="black", linewidth=1)
-    axes.set_ylim(0, 1.16)
-    axes.set_xlim(-0.55, len(middle) - 0.45)
-    axes.set_yticks([0, 0.5, 1], ["0", "50%", "100%"] if names else [])
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(length=0)
-    _node_axis(axes, group.first.nodes)
-    axes.set_xlabel("node", fontsize=8)
-    if names:
-        axes.set_ylabel("leaf entries")
-
-
-def _node_axis(axes: Axes, nodes: Sequence[int]) -> None:
-    axes.set_xticks(range(len(nodes)), [str(node) for node in nodes])
 
 
 def _page_colours() -> LinearSegmentedColormap:

@@ -98,7 +98,11 @@ def context(data: Dataset) -> dict[str, Any]:
         "host_seconds": round(sum(float(result["seconds"]) for result in data.results)),
         "made": _when(datetime.now(UTC).isoformat()),
         "axes": {axis: data.axis(axis) for axis in POINT},
-        "told": {"policy": data.spec("policies") or {}, "workload": data.spec("workloads") or {}},
+        "told": {
+            "policy": data.spec("policies") or {},
+            "workload": data.spec("workloads") or {},
+            "interference": data.spec("interference") or {},
+        },
         "kernels": provenance.kernels(data),
         "machines": provenance.machines(data),
         "kinds": _kinds(data),

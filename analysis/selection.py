@@ -22,8 +22,10 @@ from numalab.kinds import Kind
 #: name, e.g. "vmstat:numa_*".
 DEFAULT_PLACEMENT = ("*:table_pages", "*:remote_share:*")
 _METRIC = ["source", "metric", "unit"]
+#: What a noise floor holds for: any kernel and policy at such a place.
+_PLACE = ("workload", "topology", "interference")
 
-Floors = dict[tuple[str, str, str, str], Floor]
+Floors = dict[tuple[str, ...], Floor]
 
 
 def between(a: Dataset, b: Dataset, metrics: Sequence[str] = (), *, noise: Dataset | None = None) -> list[Comparison]:
@@ -39,7 +41,7 @@ def between(a: Dataset, b: Dataset, metrics: Sequence[str] = (), *, noise: Datas
     found = list(_pairs((names[0], a, _rows(a, wanted)), (names[1], b, _rows(b, wanted)), list(POINT)))
     if not found:
         raise UserError(
-            f"{a.directory} and {b.directory} share no point (kernel, topology, workload, policy) to compare",
+            f"{a.directory} and {b.directory} share no point ({', '.join(POINT)}) to compare",
             remedy="`numalab compare DIR --by policy` compares within one directory",
         )
     floors = noise_floors(noise) if noise else noise_floors(b) | noise_floors(a)
@@ -149,7 +151,7 @@ def noise_floors(data: Dataset) -> Floors:
     if sides[0][2].empty or sides[1][2].empty:
         return {}
     floors: Floors = {}
-    for each in _pairs(sides[0], sides[1], ["kernel", "topology", "workload"]):
+    for each in _pairs(sides[0], sides[1], [axis for axis in POINT if axis != "policy"]):
         floor = comparison.floor_of(each)
         if floor is not None:
             floors[_floor_key(each)] = floor
@@ -157,12 +159,12 @@ def noise_floors(data: Dataset) -> Floors:
 
 
 def with_floors(comparisons: Iterable[Comparison], floors: Floors) -> list[Comparison]:
-    """Return the comparisons with the noise floor of the same workload, topology and metric."""
+    """Return the comparisons with the noise floor of the same workload, topology, interference and metric."""
     return [replace(each, floor=floors.get(_floor_key(each))) for each in comparisons]
 
 
-def _floor_key(each: Comparison) -> tuple[str, str, str, str]:
-    return (each.point.get("workload", ""), each.point.get("topology", ""), each.source, each.metric)
+def _floor_key(each: Comparison) -> tuple[str, ...]:
+    return (*(each.point.get(axis, "") for axis in _PLACE), each.source, each.metric)
 
 
 def _chosen(values: pd.DataFrame, metrics: Sequence[str]) -> set[str]:

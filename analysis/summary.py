@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis import tables
 from analysis.dataset import PLACEBO, Dataset
@@ -30,16 +31,18 @@ def ordered(groups: Sequence[Group], data: Dataset) -> list[Group]:
 
 
 def placement_sets(groups: Sequence[Group], data: Dataset) -> list[tuple[str, list[Group]]]:
-    """Return the groups that belong in one picture, with its title: one workload, topology and mark each."""
+    """Return the groups that belong in one picture, with its title: they differ in kernel and policy only."""
     sets: dict[tuple[Any, ...], list[Group]] = {}
     for group in ordered(groups, data):
         first = group.first
-        key = (group.point["workload"], group.point["topology"], group.mark, first.levels, first.nodes)
+        point = group.point
+        key = (point["workload"], point["topology"], point["interference"], group.mark, first.levels, first.nodes)
         sets.setdefault(key, []).append(group)
     marks = {group.mark for group in groups}
     found = []
-    for (workload, topology, mark, *_), members in sets.items():
+    for (workload, topology, interference, mark, *_), members in sets.items():
         where = f" on {topology}" if len(data.axis("topology")) > 1 else ""
+        where += f", interference {interference}" if len(data.axis("interference")) > 1 else ""
         when = f', at "{mark}"' if len(marks) > 1 else ""
         found.append((f"{workload}{where}{when}", members))
     return found
@@ -49,7 +52,8 @@ def glance(groups: Sequence[Group], data: Dataset) -> Table | None:
     """Return one row per policy: how many page-table pages, how remote; None without snapshots."""
     rows = []
     shown = ordered(groups, data)
-    varying = [axis for axis in ("workload", "topology") if len({group.point[axis] for group in shown}) > 1]
+    axes = ("workload", "topology", "interference")
+    varying = [axis for axis in axes if len({group.point[axis] for group in shown}) > 1]
     varying += ["mark"] * (len({group.mark for group in shown}) > 1)
     for group, name in zip(shown, group_names(shown, data), strict=True):
         known = group.remote[~np.isnan(group.remote)]
@@ -79,6 +83,11 @@ def terminal_tables(data: Dataset) -> list[Table]:
     return [*found, *([short] if short else []), tables.outcome_table(data)]
 
 
+def _medians(shares: NDArray[np.float64]) -> list[float | None]:
+    """By node, over the runs; None where all of them lack it."""
+    return [None if np.isnan(each).all() else float(np.nanmedian(each)) for each in shares.T]
+
+
 def as_json(data: Dataset) -> dict[str, Any]:
     """Return the same as plain JSON values: medians over repeats, with n and kind."""
     groups = ordered(grouped(data.placements), data)
@@ -97,9 +106,10 @@ def as_json(data: Dataset) -> dict[str, Any]:
                 "nodes": list(group.first.nodes),
                 "levels": list(group.first.level_names),
                 "table_pages": np.median(group.pages, axis=0).tolist(),
-                "remote_share": [
-                    None if np.isnan(each).all() else float(np.nanmedian(each)) for each in group.remote.T
-                ],
+                "replica_pages": np.median(group.replicas, axis=0).tolist(),
+                "remote_share": _medians(group.remote),
+                "remote_share_of_primary": _medians(group.before),
+                "unfilled_share": _medians(group.unfilled),
             }
             for group in groups
         ],

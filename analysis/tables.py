@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis import statistics
 from analysis.dataset import Dataset
@@ -25,6 +26,10 @@ NA = "NA"
 TEXT_COLUMNS = ("finding", "kind", "note")
 
 
+_REPLICAS = (
+    " With replicas: before is what CPUs would see if all of them walked the primary, after what a walk finds in the"
+    " tree they do walk; not yet filled is the share of the primary's entries that a first touch will bring into it."
+)
 _LARGE = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
@@ -130,7 +135,15 @@ def placement_table(groups: Sequence[Group], names: Sequence[str], *, title: str
             head = name if level == group.first.levels - 1 else ""
             cells = [_counts(pages[:, column]) for column in range(len(nodes))]
             rows.append([head, group.first.level_names[level], *cells, _counts(pages.sum(axis=1))])
-        rows.append(["", "remote share", *(_shares(group.remote[:, c]) for c in range(len(nodes))), ""])
+        if group.replicated:
+            of_them = group.replicas.sum(axis=1)
+            cells = [_counts(of_them[:, column]) for column in range(len(nodes))]
+            rows.append(["", "of them replicas", *cells, _counts(of_them.sum(axis=1))])
+            rows.append(["", "remote share before", *_share_cells(group.before), ""])
+            rows.append(["", "remote share after", *_share_cells(group.remote), ""])
+            rows.append(["", "not yet filled", *_share_cells(group.unfilled), ""])
+        else:
+            rows.append(["", "remote share", *_share_cells(group.remote), ""])
         breaks.add(len(rows))
     kinds = kinds_text(group.first.kind for group in groups)
     return Table(
@@ -139,7 +152,8 @@ def placement_table(groups: Sequence[Group], names: Sequence[str], *, title: str
         ["policy", "level", *(f"node {node}" for node in nodes), "all"],
         rows,
         numbers=2,
-        note="Medians over the runs; (smallest–largest) where runs differ.",
+        note="Medians over the runs; (smallest–largest) where runs differ."
+        + (_REPLICAS if any(group.replicated for group in groups) else ""),
         breaks=frozenset(breaks),
     )
 
@@ -148,6 +162,10 @@ def _counts(values: Any) -> str:
     low, high = int(values.min()), int(values.max())
     middle = f"{float(np.median(values)):,g}"
     return middle if low == high else f"{middle} ({low:,}–{high:,})"
+
+
+def _share_cells(shares: NDArray[np.float64]) -> list[str]:
+    return [_shares(of_node) for of_node in shares.T]
 
 
 def _shares(values: Any) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -61,7 +63,7 @@ _PACKAGES = {
 def examine(*, probe: bool = True) -> list[Finding]:
     """Run every check; `probe` includes boots of a small machine (some seconds each)."""
     findings = [_python(), *(_tool(name, "missing") for name in _TOOLS), *(_tool(name, "note") for name in _USEFUL)]
-    findings += [_disk(), _memory(), _nodes(), _pmu(), _libvirt()]
+    findings += [_disk(), _memory(), _nodes(), _pmu(), ptrace(), _libvirt()]
     if probe:
         findings += [_kvm(), _probe_boot()]
     return findings
@@ -116,6 +118,35 @@ def _pmu() -> Finding:
     if count:
         return Finding("pmu", "ok", "hardware counters")
     return Finding("pmu", "note", "no hardware counters", "useful", "counters will be NA; use bare metal")
+
+
+def ptrace(scope: Path = Path("/proc/sys/kernel/yama/ptrace_scope")) -> Finding:
+    """Whether the memory of a QEMU can be read: of a process that is no child of ours (admin-guide/LSM/Yama.rst)."""
+    needed = "for snapshots: where page tables live is read out of QEMU's memory"
+    try:
+        _read_a_stranger()
+    except PermissionError:
+        known = scope.read_text().strip() if scope.exists() else ""
+        rule = f"kernel.yama.ptrace_scope is {known}" if known else "no CAP_SYS_PTRACE here"
+        fix = "sudo sysctl kernel.yama.ptrace_scope=0 (or be root, with CAP_SYS_PTRACE in a container)"
+        return Finding("memory of QEMU", "missing", f"cannot be read: {rule}", needed, fix)
+    return Finding("memory of QEMU", "ok", "can be read")
+
+
+def _read_a_stranger() -> None:
+    """Open the memory of a process of ours whose parent is gone, as QEMU's is; tried, because many rules decide it.
+
+    Raises:
+        PermissionError: that is not allowed.
+    """
+    # The reader stands for QEMU: it ends when its input does, whatever happens to us.
+    with subprocess.Popen(
+        ["sh", "-c", "exec 3<&0; cat <&3 >/dev/null & echo $!"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as shell:
+        assert shell.stdin and shell.stdout
+        stranger = int(shell.stdout.readline())
+        shell.wait()
+        os.close(os.open(f"/proc/{stranger}/mem", os.O_RDONLY))
 
 
 def _libvirt() -> Finding:

@@ -18,13 +18,19 @@ from numalab.errors import ExperimentError, UserError
 
 Json = dict[str, Any]
 
-RESULT_SCHEMA = 1
-EXPERIMENT_SCHEMA = 1
+RESULT_SCHEMA = 2
+EXPERIMENT_SCHEMA = 2
 RESULT_KIND = "numalab-result"
 EXPERIMENT_KIND = "numalab-experiment"
 RESULT_FILE = "result.json"
 EXPERIMENT_FILE = "experiment.json"
 CELLS = "cells"
+
+#: The policy label of the A/A repetition of the baseline (`placebo = true` in an experiment file); no policy may be
+#: called so.
+PLACEBO = "placebo"
+#: The label of cells in which nothing runs beside the program.
+NO_INTERFERENCE = "none"
 
 #: How a cell can end. The first seven are ends of the program or its machine; "no-result" is a program
 #: that left with status 0 and printed no result line, "error" is the laboratory failing (a policy that
@@ -34,14 +40,34 @@ OUTCOMES = ("exit", "signal", "panic", "hang", "boot-failure", "qemu-died", "tim
 #: Ends at which the machine was lost.
 LOST = ("panic", "hang", "boot-failure", "qemu-died")
 
-#: Reads schema n, returns schema n + 1. Empty until there is a second schema.
-UPGRADERS: dict[int, Callable[[Json], Json]] = {}
+
+def _interference_in_result(value: Json) -> Json:
+    """Schema 1 knew no interference: nothing ran beside the program."""
+    return {**value, "schema": 2, "cell": _without_interference(value.get("cell")), "interference": []}
+
+
+def _interference_in_experiment(value: Json) -> Json:
+    cells = value.get("cells")
+    if isinstance(cells, list):
+        cells = [_without_interference(cell) for cell in cells]
+    return {**value, "schema": 2, "cells": cells}
+
+
+def _without_interference(cell: Any) -> Any:
+    """A cell's place in the matrix with the axis that it lacks; what is no such thing is left for the checks."""
+    return {**cell, "interference": NO_INTERFERENCE} if isinstance(cell, dict) else cell
+
+
+#: Reads schema n, returns schema n + 1.
+UPGRADERS: dict[int, Callable[[Json], Json]] = {1: _interference_in_result}
+_EXPERIMENT_UPGRADERS: dict[int, Callable[[Json], Json]] = {1: _interference_in_experiment}
 
 _CELL_ID = re.compile(r"[0-9a-f]{16}")
 _SHAPE: Mapping[str, type | tuple[type, ...]] = {
     "cell": dict,
     "outcome": dict,
     "samples": list,
+    "interference": list,
     "counters": dict,
     "placement": list,
     "provenance": dict,
@@ -55,6 +81,7 @@ _CELL_SHAPE: Mapping[str, type] = {
     "topology": str,
     "workload": str,
     "policy": str,
+    "interference": str,
     "repeat": int,
     "params": dict,
 }
@@ -151,7 +178,7 @@ def load_experiment(directory: Path) -> Json:
     path = directory / EXPERIMENT_FILE
     if not path.exists():
         raise UserError(f"{directory}: no {EXPERIMENT_FILE} here", remedy="name a directory that `numalab run` wrote")
-    value = _upgraded(path, _read(path, EXPERIMENT_KIND), EXPERIMENT_SCHEMA, {})
+    value = _upgraded(path, _read(path, EXPERIMENT_KIND), EXPERIMENT_SCHEMA, _EXPERIMENT_UPGRADERS)
     _check(path, value, {"name": str, "seed": int, "order": list, "cells": list}, "")
     return value
 

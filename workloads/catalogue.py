@@ -199,6 +199,19 @@ _MEMOPS = {
     "munmap": "munmap of a populated region",
     "fault": "touching every page of a new region",
     "fork": "fork with the region mapped, in the parent",
+    "forkexit": "fork with the region mapped, the child's exit, and waiting for it",
+}
+
+
+_COUNTED = {
+    "low": "mean of the lower half: without what interrupts add",
+    "min": "fewest",
+    "median": "median",
+    "mean": "mean",
+    "p99": "99th percentile",
+    "max": "most",
+    "per_page_min": "fewest, for each page of the region",
+    "per_page_median": "median, for each page of the region",
 }
 
 
@@ -211,6 +224,9 @@ def _memops_metrics() -> dict[str, Metric]:
         found[f"{name}_ns_p99"] = _time("ns", f"{text}: 99th percentile", "lower")
         found[f"{name}_ns_max"] = _time("ns", f"{text}: slowest", "lower")
         found[f"{name}_count"] = _count("", f"{text}: how often")
+        each = f"{text}: instructions with `count`"
+        for column, words in _COUNTED.items():
+            found[f"{name}_instructions_{column}"] = _count("instructions", f"{each}, {words}", "lower")
     return found
 
 
@@ -219,16 +235,25 @@ MEMOPS = Workload(
     "cost of mmap, mprotect, munmap, page faults and fork (Mitosis, table 5)",
     {
         "size": Param(ParamType.SIZE, "8M", "bytes", "size of a region, whole pages", least=1, most=1 << 40),
-        "ops": Param(ParamType.SET, "mmap,mprotect,munmap", "", "what to time", choices=tuple(_MEMOPS)),
+        "ops": Param(ParamType.SET, "mmap,mprotect,munmap", "", "what to measure", choices=tuple(_MEMOPS)),
         "mapping": Param(ParamType.CHOICE, "private", "", "kind of mapping", choices=("private", "shared")),
         "iterations": Param(
             ParamType.COUNT, 100, "", "times each thread does each operation", least=1, most=10_000_000
         ),
         "batch": Param(ParamType.COUNT, 1, "", "regions at once", least=1, most=4096),
         "mark-ops": Param(ParamType.FLAG, False, "", "marks OP-begin and OP-end around each operation of a batch"),
+        "count": Param(ParamType.FLAG, False, "", "instructions, not nanoseconds, on a machine that counts them"),
+        "touchers": Param(
+            ParamType.CHOICE,
+            "none",
+            "",
+            "with count: who touches each region before an operation: nobody, its CPU, or one CPU of each node",
+            choices=("none", "one", "all"),
+        ),
         **_COMMON_PARAMS,
     },
     {**_memops_metrics(), **_PHASE_METRICS},
+    conflicts=(frozenset({"count", "mark-ops"}),),
 )
 
 _ALL = {workload.name: workload for workload in (GUPS, BTREE, STREAM, MEMOPS)}

@@ -33,6 +33,7 @@ _COMPLAINTS_SHOWN = 10
 @click.option("--timeout", type=float, help="Seconds of wall time the command may take.")
 @click.option("--mirror-host", is_flag=True, help="Bind node i and its vCPUs to the host's node i (KVM servers).")
 @click.option("--huge-pages", is_flag=True, help="Back the guest's memory with the host's huge pages.")
+@click.option("--count-instructions", is_flag=True, help="The guest's time-stamp counter counts instructions.")
 @click.option("--connect", "uri", default="embed", show_default=True, help="embed, or a libvirt URI: qemu:///system.")
 @click.option("--dry-run", is_flag=True, help="Print the libvirt domain and stop.")
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED)
@@ -67,13 +68,15 @@ def command(argv: tuple[str, ...], **options: Any) -> int:
                 "uri",
                 "mirror_host",
                 "huge_pages",
+                "count_instructions",
             )
         },
     )
     if options["dry_run"]:
         click.echo(domain.to_xml(machine.spec))
         return 0
-    click.echo(f"numalab: {topology}; {accel.describe(machine.accel)}", err=True)
+    how = "emulation that counts instructions" if machine.count_instructions else accel.describe(machine.accel)
+    click.echo(f"numalab: {topology}; {how}", err=True)
     with machine:
         try:
             done = _relay(machine, list(argv), options["timeout"])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("directories", nargs=-1, required=True, metavar="A [B]", type=click.Path(path_type=Path))
 @click.option(
     "--by",
-    type=click.Choice(["policy", "kernel", "workload", "topology"]),
+    type=click.Choice(["policy", "kernel", "workload", "topology", "interference"]),
     help="Within one directory: compare along this axis [default: policy].",
 )
 @click.option("--baseline", metavar="NAME", help="With one directory: what the others are compared with.")

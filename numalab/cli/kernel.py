@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from numalab.kernel.each import Tried
 
 _SOURCE = click.option(
     "--source",
@@ -128,6 +131,71 @@ def check(sets: str | None, source: str | None, as_json: bool) -> None:
         click.echo(f"{count} patch{' applies' if count == 1 else 'es apply'} to {done.source}, {where}")
     else:
         click.echo(f"no patch is selected; the source is {done.source}")
+
+
+@command.command("each")
+@_SETS
+@_SOURCE
+@click.option("--jobs", "-j", type=click.IntRange(1), help="Of make; default: CPUs + 1.")
+@click.option("--again", is_flag=True, help="Try also what was fine before.")
+@click.option("--accel", default="tcg", show_default=True, metavar="auto|kvm|tcg")
+@_JSON
+def each_patch(sets: str | None, source: str | None, jobs: int | None, again: bool, accel: str, as_json: bool) -> int:
+    """Build and boot the kernel after each patch of the series.
+
+    One kept tree is built incrementally; every kernel is booted on an emulated machine of four nodes, where its
+    log must hold no warning. What was fine is not tried again until a patch, the configuration, the source or
+    the compiler changes. Status 1: a patch does not apply, build or boot, or its kernel complains.
+    """
+    from numalab.kernel import each
+    from numalab.kernel.progress import for_stream
+    from numalab.kernel.series import parse_sets
+    from numalab.machine.accel import choose
+
+    found = []
+    with for_stream() as progress:
+        answers = each.each(
+            each.boot_on_four_nodes(choose(accel)),
+            sets=parse_sets(sets),
+            request=source,
+            jobs=jobs,
+            again=again,
+            progress=progress,
+        )
+        for done in answers:
+            found.append(done)
+            if not done.stood:
+                progress.note(f"{done.patch}: {done.state}")
+    if as_json:
+        _print_json([done.to_json() for done in found])
+    else:
+        _print_each(found)
+    return int(any(done.state is not each.State.OK for done in found))
+
+
+def _print_each(found: list[Tried]) -> None:
+    """A row per patch, then what went wrong with each that is not fine."""
+    from rich.table import Table
+
+    from numalab.cli.console import table_console
+    from numalab.kernel.each import State
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("patch", "kernel", "built in", "warnings", "boot", "state"):
+        table.add_column(title, overflow="fold")
+    for done in found:
+        built = "-" if done.build_seconds is None else f"{done.build_seconds:.0f} s"
+        boot = "-" if done.boot_seconds is None else f"{done.boot_seconds:.1f} s"
+        state = f"{done.state}, as on {done.when[:10]}" if done.stood else str(done.state)
+        table.add_row(done.patch, done.release or "-", built, str(len(done.warnings)), boot, state)
+    table_console().print(table)
+    good = sum(done.state is State.OK for done in found)
+    click.echo(f"{good} of {len(found)} patches build and boot")
+    for done in found:
+        for line in done.warnings:
+            click.echo(f"{done.patch}: {line}", err=True)
+        if done.detail:
+            click.echo(f"{done.patch}: {done.state}: {done.detail}\n  → logs: {done.logs}", err=True)
 
 
 @command.command("source")

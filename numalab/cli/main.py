@@ -66,8 +66,13 @@ def cli(color: bool | None) -> None:
 
 def main(argv: list[str] | None = None) -> Any:
     """Run the command line and exit: 0 ok, 1 failed, 2 usage, 3 missing, 4 machine lost, 130 interrupted."""
+    execute(cli, argv, name="numalab")
+
+
+def execute(command: click.Command, argv: list[str] | None, *, name: str) -> Any:
+    """Run a command called `name` and exit as `main` does; also for the commands of the systems under study."""
     try:
-        status = cli.main(args=argv, prog_name="numalab", standalone_mode=False)
+        status = command.main(args=argv, prog_name=name, standalone_mode=False)
     except click.exceptions.Abort:
         _say("interrupted")
         sys.exit(130)

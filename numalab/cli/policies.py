@@ -57,9 +57,12 @@ def describe(name: str, as_json: bool) -> None:
     for key, param in policy.params.items():
         click.echo(f"  parameter {key} = {param.default!r}: {param.help}")
     for knob in policy.knobs:
-        click.echo(f"  writes {knob.value} to {knob.path}{', where that exists' if knob.optional else ''}")
+        when = f" when the program announces its mark {knob.mark}" if knob.mark else ""
+        click.echo(f"  writes {knob.value} to {knob.path}{', where that exists' if knob.optional else ''}{when}")
     for option, value in policy.options.items():
         click.echo(f"  gives the workload {option} = {value!r}")
+    for node in policy.interference:
+        click.echo(f"  loads the memory of node {node} meanwhile")
     if policy.wrap:
         click.echo(f"  runs the workload under: {' '.join(policy.wrap)}")
     if policy.requires:

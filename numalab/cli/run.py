@@ -21,23 +21,36 @@ if TYPE_CHECKING:
 @click.option("--retry-failed", is_flag=True, help="Like --resume, and do failed cells again.")
 @click.option("--dry-run", is_flag=True, help="Print the cells and their commands; run nothing.")
 @click.option(
-    "--only", multiple=True, metavar="KEY=VALUE", help="Only these: kernel, policy, workload, topology, repeat."
+    "--only",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Only these: kernel, policy, workload, topology, interference, repeat.",
 )
 @click.option("--repeat", "repeats", type=click.IntRange(min=1), help="Repeats, in place of the file's.")
 @click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True)
+@click.option(
+    "--host",
+    is_flag=True,
+    help="On this host itself and its running kernel: no machine. Policies that set knobs need root.",
+)
 @click.option("--json", "as_json", is_flag=True, help="A summary (or the plan) as JSON on standard output.")
-def command(experiment: str, dry_run: bool, as_json: bool, **options: Any) -> int:
+def command(experiment: str, dry_run: bool, as_json: bool, host: bool, **options: Any) -> int:
     """Run EXPERIMENT: a TOML file, or a registered name such as mitosis/quickstart.
 
     Exit status: 0 every cell succeeded, 1 some failed, 4 some lost their machine, 130 interrupted.
     """
     from numalab.run.check import load
     from numalab.run.lab import default_lab
+    from numalab.run.on_host import lab_for
     from numalab.run.runner import Options
+    from numalab.run.spec import HOST
     from numalab.run.system import find_experiment
 
     lab = default_lab(download=not dry_run)
-    loaded = load(find_experiment(experiment), lab)
+    loaded = load(find_experiment(experiment), lab, host=host)
+    lab = lab_for(loaded, lab)
+    if loaded.running.machine == HOST:
+        options["accel"] = HOST
     wanted = Options(given=experiment, **options)
     if dry_run:
         return _dry_run(loaded, lab, wanted, as_json=as_json)
@@ -78,7 +91,9 @@ def _again(options: Options, directory: Path, flag: str) -> str:
     import shlex
 
     words = ["numalab", "run", options.given, "--out", str(directory), flag]
-    if options.accel != "auto":
+    if options.accel == "host":
+        words.append("--host")
+    elif options.accel != "auto":
         words += ["--accel", options.accel]
     if options.repeats is not None:
         words += ["--repeat", str(options.repeats)]
@@ -95,12 +110,15 @@ def _status(summary: Summary) -> int:
 
 
 def _print_summary(summary: Summary) -> None:
+    from numalab.results import NO_INTERFERENCE
     from numalab.run.runner import describe
 
     failed = summary.failed
     for result in failed:
         cell = result["cell"]
         where = " ".join(str(cell[key]) for key in ("kernel", "policy", "workload", "topology"))
+        if cell["interference"] != NO_INTERFERENCE:
+            where += f" beside {cell['interference']}"
         click.echo(f"  {cell['id']}  {where} #{cell['repeat']}: {describe(result)}")
     good = len(summary.skipped) + len(summary.done) - len(failed)
     words = f"{good} of {summary.planned} cells succeeded"
@@ -135,8 +153,8 @@ def _dry_run(experiment: Experiment, lab: Lab, options: Options, *, as_json: boo
     cells, blocked = plan(experiment, points, lab, accel=options.accel)
     ids = {cell.point: cell.id for cell in cells}
     missing = {each.point: str(each.why) for each in blocked}
-    lines = {cell.point: commands(cell.policy, cell.argv) for cell in cells}
-    lines |= {each.point: commands(each.policy, each.argv) for each in blocked}
+    lines = {cell.point: commands(cell.policy, cell.argv, cell.beside) for cell in cells}
+    lines |= {each.point: commands(each.policy, each.argv, each.beside) for each in blocked}
     rows = [
         {"id": ids.get(point), **point.to_json(), "commands": lines[point], "missing": missing.get(point)}
         for point in points

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from numalab.cli.selftest_matrix import command as matrix
+
 if TYPE_CHECKING:
     from numalab.selftest.build import Programs
     from numalab.selftest.compare import Difference
@@ -33,6 +35,9 @@ def command() -> None:
     """
 
 
+command.add_command(matrix)
+
+
 @command.command("list")
 @_JSON
 def list_groups(as_json: bool) -> None:
@@ -56,7 +61,7 @@ def build(source: str | None, as_json: bool) -> None:
     """Build the test programs, unless the cache has them; say which could not be built, and why."""
     from numalab.selftest.build import describe, missing_libraries
 
-    programs = _programs(source)
+    programs = built_programs(source)
     if as_json:
         _print_json(describe(programs))
         return
@@ -125,16 +130,16 @@ def run(
     out = out or Path("results", f"selftest-{group}-{kernel.replace('/', '_')}")
     out.mkdir(parents=True, exist_ok=True)
     if no_baseline or kernel == against:
-        found = lab.run(setting, repeat, out, on_result=_show(kernel, as_json))
+        found = lab.run(setting, repeat, out, on_result=show_results(kernel, as_json))
         if as_json:
             _print_json(_summary(found))
         return int(any(verdict.bad for history in found.programs().values() for verdict in history.verdicts))
     other = replace(setting, kernel=resolve(against, build=True))
     before, place = lab.baseline(
-        other, baseline_repeat, fresh=fresh_baseline, on_result=_show(f"{against} (baseline)", as_json)
+        other, baseline_repeat, fresh=fresh_baseline, on_result=show_results(f"{against} (baseline)", as_json)
     )
     before.save(out / "baseline.json")
-    found = lab.run(setting, repeat, out, on_result=_show(kernel, as_json))
+    found = lab.run(setting, repeat, out, on_result=show_results(kernel, as_json))
     differences = differences_of(found, before, explanations)
     _record_differences(out, differences, str(place))
     _report(differences, found, before, as_json)
@@ -161,7 +166,8 @@ def compare(results: Path, baseline: Path, explain: Path | None, as_json: bool) 
     return int(any(difference.blames for difference in differences))
 
 
-def _programs(source: str | None) -> Programs:
+def built_programs(source: str | None) -> Programs:
+    """Return the built test programs; builds them when the cache has none of this source."""
     from numalab.kernel.progress import for_stream
     from numalab.selftest.build import build as build_programs
     from numalab.selftest.sources import patched_files
@@ -187,13 +193,13 @@ def _setting(name: str, names: tuple[str, ...], kernel: str, source: str | None,
         paging_levels=int(machine["levels"]),
     )
     chosen = accel.choose(machine["accel"])
-    built = _programs(source)
+    built = built_programs(source)
     check_any(built, group)
     image = resolve(kernel, build=True)
     return Setting(group, programs, image, topology, chosen, built, machine["append"], machine["patience"])
 
 
-def _show(what: str, quiet: bool) -> OnResult:
+def show_results(what: str, quiet: bool) -> OnResult:
     """Print each result as it comes; on stderr when stdout is for JSON."""
     from numalab.selftest.runner import Result
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,20 @@ def put(text: str, settings: Mapping[str, Setting]) -> str:
     return "\n".join([*kept, *(setting.text for setting in settings.values())]) + "\n"
 
 
-def configure(src: Path, out: Path, settings: Mapping[str, Setting], *, log: Path, env: dict[str, str]) -> str:
+def spare_none(_setting: Setting) -> bool:
+    """Every asked-for value has to survive."""
+    return False
+
+
+def configure(
+    src: Path,
+    out: Path,
+    settings: Mapping[str, Setting],
+    *,
+    log: Path,
+    env: dict[str, str],
+    spare: Callable[[Setting], bool] = spare_none,
+) -> str:
     """Return the whole `.config` the tree `src` makes of `settings` on top of tinyconfig.
 
     Args:
@@ -49,6 +62,7 @@ def configure(src: Path, out: Path, settings: Mapping[str, Setting], *, log: Pat
         settings: the merged fragments.
         log: gets what make writes.
         env: of make.
+        spare: see `check`.
 
     Raises:
         ExperimentError: Kconfig failed, or an asked-for value did not survive; lists every one
@@ -64,17 +78,22 @@ def configure(src: Path, out: Path, settings: Mapping[str, Setting], *, log: Pat
     write_atomic(dotconfig, put(dotconfig.read_text(), settings))
     step("olddefconfig")
     text = dotconfig.read_text()
-    check(settings, text, src)
+    check(settings, text, src, spare=spare)
     return text
 
 
-def check(settings: Mapping[str, Setting], text: str, src: Path) -> None:
-    """Raise ExperimentError unless every asked-for value is in the `.config` `text`."""
+def check(
+    settings: Mapping[str, Setting], text: str, src: Path, *, spare: Callable[[Setting], bool] = spare_none
+) -> None:
+    """Raise ExperimentError unless every asked-for value is in the `.config` `text`.
+
+    `spare` is asked about each that is not, and says whether that is all right.
+    """
     got = parse_dotconfig(text)
     wrong = [
         (setting, got.get(symbol, "n"))
         for symbol, setting in settings.items()
-        if not _same(setting.value, got.get(symbol, "n"))
+        if not _same(setting.value, got.get(symbol, "n")) and not spare(setting)
     ]
     if wrong:
         lost = [Lost(setting, value, explain(src, setting)) for setting, value in wrong]
@@ -94,16 +113,22 @@ def _same(wanted: str, got: str) -> bool:
         return False
 
 
-def explain(src: Path, setting: Setting) -> str:
-    """Return why Kconfig may have refused a value: no such symbol, or what it depends on."""
-    bare = setting.symbol.removeprefix("CONFIG_")
+def files_with(src: Path, symbol: str) -> list[str]:
+    """Return the Kconfig files of the tree `src` that define `symbol` for x86; empty: it knows no such symbol."""
+    bare = symbol.removeprefix("CONFIG_")
     done = tools.run(
         ["grep", "-rlE", "--include=Kconfig*", rf"^[[:space:]]*(menu)?config {bare}$", "."],
         purpose="looking through Kconfig",
         cwd=src,
         check=False,
     )
-    files = [file for file in done.stdout.split() if not re.match(r"\./arch/(?!x86/|Kconfig)", file)]
+    return [file for file in done.stdout.split() if not re.match(r"\./arch/(?!x86/|Kconfig)", file)]
+
+
+def explain(src: Path, setting: Setting) -> str:
+    """Return why Kconfig may have refused a value: no such symbol, or what it depends on."""
+    bare = setting.symbol.removeprefix("CONFIG_")
+    files = files_with(src, setting.symbol)
     if not files:
         return "this source has no such symbol"
     if setting.value == "n":

@@ -22,6 +22,10 @@ from numalab.kernel.series import FileChange, Patch, changes
 Original = Callable[[str], Path | None]
 
 
+class DoesNotApplyError(ExperimentError):
+    """A patch does not fit the source."""
+
+
 @dataclass(frozen=True)
 class Offset:
     """A hunk that was found `lines` lines away from where its patch says (the base version moved)."""
@@ -68,7 +72,7 @@ def apply_series(patches: Iterable[Patch], original: Original, top: Path, *, ont
         onto: name of the source for messages, e.g. "Linux 6.12.117".
 
     Raises:
-        ExperimentError: a patch does not apply: names patch, file and hunk.
+        DoesNotApplyError: names patch, file and hunk.
         UserError: a patch file that cannot be read as a patch.
         MissingError: no git.
     """
@@ -139,7 +143,7 @@ def _offsets(patch: Patch, words: str) -> Iterable[Offset]:
             yield Offset(patch.name, file, int(found[1]), int(found[2]))
 
 
-def _failure(patch: Patch, files: list[FileChange], top: Path, onto: str, words: str) -> ExperimentError:
+def _failure(patch: Patch, files: list[FileChange], top: Path, onto: str, words: str) -> DoesNotApplyError:
     by_name = {file.old or file.new: file for file in files}
     reasons: list[str] = []
     for line in words.splitlines():
@@ -159,4 +163,4 @@ def _failure(patch: Patch, files: list[FileChange], top: Path, onto: str, words:
     else:
         remedy = "patches are applied without fuzz; linux-patches/BASE names the version they were made for"
     detail = "\n".join(reasons) or words.strip()
-    return ExperimentError(f"{patch.name} does not apply to {onto}:\n{detail}", remedy=remedy)
+    return DoesNotApplyError(f"{patch.name} does not apply to {onto}:\n{detail}", remedy=remedy)

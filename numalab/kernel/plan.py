@@ -78,8 +78,16 @@ def make_plan(flavour: str, sets: Sequence[str] | None = None, top: Path | None 
     """
     top = PATCHES if top is None else top
     series = read_series(top, sets)
-    settings = fragments.merge(fragments.read(fragment_files(flavour, series.sets, top)))
-    return Plan(flavour, series, settings)
+    return Plan(flavour, series, settings_of(flavour, series.sets, top))
+
+
+def settings_of(flavour: str, sets: Sequence[str], top: Path | None = None) -> dict[str, Setting]:
+    """Read and merge the fragments of a flavour with these patch sets.
+
+    Raises:
+        UserError: a broken fragment, or fragments that disagree.
+    """
+    return fragments.merge(fragments.read(fragment_files(flavour, sets, PATCHES if top is None else top)))
 
 
 def plan_named(name: str, top: Path | None = None) -> Plan | None:

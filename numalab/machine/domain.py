@@ -15,8 +15,9 @@ from numalab.machine.topology import Topology
 _QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
 ET.register_namespace("qemu", _QEMU_NS)
 
-#: Words every guest's kernel gets; what the user appends comes later and wins.
-BASE_CMDLINE = ("console=ttyS0", "panic=-1", "oops=panic", "quiet", "loglevel=5", "nmi_watchdog=0")
+#: Words every guest's kernel gets; what the user appends comes later and wins. no_timer_check: a kernel that does not
+#: see its timer tick within some milliseconds of the boot panics, and an emulated one on a busy host may not.
+BASE_CMDLINE = ("console=ttyS0", "panic=-1", "oops=panic", "quiet", "loglevel=5", "nmi_watchdog=0", "no_timer_check")
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,14 @@ def _boot(domain: ET.Element, spec: DomainSpec) -> None:
 def _cpu(domain: ET.Element, spec: DomainSpec) -> None:
     kvm = spec.accel == "kvm"
     cpu = ET.SubElement(domain, "cpu", mode="host-passthrough" if kvm else "maximum", check="none")
+    counts = {node.cpus for node in spec.topology.nodes if node.cpus}
+    if len(counts) == 1:
+        # A package per node, as real machines have them. QEMU's own choice is one per CPU; packages that reach over
+        # nodes would make the guest's scheduler warn. Nodes of several sizes cannot be said: QEMU chooses then.
+        cores = counts.pop()
+        ET.SubElement(
+            cpu, "topology", sockets=str(spec.topology.cpus // cores), dies="1", cores=str(cores), threads="1"
+        )
     five = spec.topology.paging_levels == 5
     if not (kvm and five):
         ET.SubElement(cpu, "feature", policy="require" if five else "disable", name="la57")

@@ -95,6 +95,18 @@ class Process:
             raise CommandFailedError(f"{self._done}" + (f":\n{words}" if words else ""))
         return self._done
 
+    def ended(self) -> bool:
+        """Whether the command has ended, without waiting; serves the marks that have come meanwhile."""
+        while self._done is None:
+            event = self._machine.next_event(self._stream, 0)
+            if event is None:
+                return False
+            if event[0] == ch.MARK:
+                self._serve_mark(event[1].decode(errors="replace"))
+            elif event[0] == ch.EXIT:
+                self._finish(int(event[1]))
+        return True
+
     def wait_mark(self, name: str, timeout: float | None = None) -> Mark:
         """Wait until the command announces the mark `name` and let it go on from there.
 

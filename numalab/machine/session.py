@@ -24,7 +24,8 @@ from numalab.errors import MissingError, UserError
 from numalab.kernel.image import KernelImage
 from numalab.machine import accel as accelerators
 from numalab.machine import channel as ch
-from numalab.machine import console, domain, hypervisor, rootfs
+from numalab.machine import console, domain, hypervisor, instructions, rootfs
+from numalab.machine.late import Action, LateActions
 from numalab.machine.outcome import (
     BootFailureError,
     Completed,
@@ -63,12 +64,16 @@ class Machine:
         uri: str = "embed",
         mirror_host: bool = False,
         huge_pages: bool = False,
+        count_instructions: bool = False,
     ) -> None:
         self.kernel = kernel
         self.topology = topology
-        self.accel = accelerators.choose(accel)
-        self._boot_timeout = boot_timeout
-        self.hang_after = hang_after
+        #: Whether the guest's time-stamp counter counts instructions (numalab/machine/instructions.py).
+        self.count_instructions = count_instructions
+        self.accel = accelerators.choose(instructions.check_accel(accel) if count_instructions else accel)
+        patience = instructions.PATIENCE if count_instructions else 1
+        self._boot_timeout = boot_timeout * patience
+        self.hang_after = hang_after * patience
         self._uri = uri
         self._domain: Any = None
         self._channel: ch.Channel | None = None
@@ -77,6 +82,7 @@ class Machine:
         self._resumed_at = time.monotonic()
         self.boot_seconds: float | None = None
         self._complaints: list[str] = []
+        self._late = LateActions()
         self.dir = hypervisor.home() / uuid.uuid4().hex[:8]
         logs = log_dir or self.dir
         self.console = logs / "console.log"
@@ -90,7 +96,8 @@ class Machine:
             check_programs(host_programs)
             shares.append(("hostusr", Path("/usr"), "/usr"))
         self._initrd = rootfs.build(kernel, dict(extra_files or {}), nested=nested)
-        words = [*domain.BASE_CMDLINE, *(f"numalab.9p={tag}:{where}" for tag, _, where in shares), append]
+        words = [*domain.BASE_CMDLINE, *(f"numalab.9p={tag}:{where}" for tag, _, where in shares)]
+        words += [*(instructions.KERNEL_WORDS if count_instructions else ()), append]
         self.spec = domain.DomainSpec(
             name=f"numalab-{self.dir.name}",
             accel=self.accel,
@@ -105,6 +112,7 @@ class Machine:
             nested=nested,
             huge_pages=huge_pages,
             binding=accelerators.bind_to_host(topology) if mirror_host else None,
+            extra_args=instructions.QEMU_ARGS if count_instructions else (),
         )
         hypervisor.check_socket_path(self.spec.channel)
 
@@ -242,7 +250,14 @@ class Machine:
         on_mark: OnMark | None = None,
     ) -> Process:
         """Start a command and return at once; see `run` for the arguments."""
-        return Process(self, argv, stdin=stdin, env=env, cwd=cwd, on_mark=on_mark)
+        serve, known_as = self._late.serving(on_mark)
+        process = Process(self, argv, stdin=stdin, env=env, cwd=cwd, on_mark=serve)
+        known_as(process.pid)
+        return process
+
+    def at_mark(self, name: str, action: Action) -> contextlib.AbstractContextManager[None]:
+        """Do something to the next command when it announces the mark `name`; see `LateActions`."""
+        return self._late.at_mark(name, action)
 
     def read_file(self, path: str) -> bytes:
         """Return the content of a file of the guest (proc and sysfs too); GuestFileError when it cannot be read."""
@@ -339,6 +354,7 @@ class Machine:
         version = connection.getVersion()
         return {
             "accel": self.accel,
+            "count_instructions": self.count_instructions,
             "topology": self.topology.to_json(),
             "cmdline": self.spec.cmdline,
             "qemu_version": f"{version // 1000000}.{version // 1000 % 1000}.{version % 1000}",

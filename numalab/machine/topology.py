@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +31,14 @@ class Topology:
         distances: `distances[i][j]` is the SLIT distance from node i to node j; the diagonal is 10.
         visible: False hides NUMA from the guest (NUMA-oblivious: one node is presented).
         paging_levels: 4 or 5.
+        cpu_numbers: the numbers of each node's CPUs, where they are not numbered through (a real machine); else empty.
     """
 
     nodes: tuple[Node, ...]
     distances: tuple[tuple[int, ...], ...]
     visible: bool = True
     paging_levels: int = 4
+    cpu_numbers: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         check(self)
@@ -50,8 +53,10 @@ class Topology:
         """Bytes of memory in all nodes."""
         return sum(node.memory for node in self.nodes)
 
-    def cpus_of(self, node: int) -> range:
-        """Numbers of the CPUs of `node`."""
+    def cpus_of(self, node: int) -> Sequence[int]:
+        """Numbers of the CPUs of `node`, ascending."""
+        if self.cpu_numbers:
+            return self.cpu_numbers[node]
         first = sum(other.cpus for other in self.nodes[:node])
         return range(first, first + self.nodes[node].cpus)
 
@@ -62,6 +67,7 @@ class Topology:
             "distances": [list(row) for row in self.distances],
             "visible": self.visible,
             "paging_levels": self.paging_levels,
+            **({"cpu_numbers": [list(cpus) for cpus in self.cpu_numbers]} if self.cpu_numbers else {}),
         }
 
     @classmethod
@@ -72,6 +78,7 @@ class Topology:
             tuple(tuple(row) for row in value["distances"]),
             value["visible"],
             value["paging_levels"],
+            tuple(tuple(cpus) for cpus in value.get("cpu_numbers", ())),
         )
 
     def __str__(self) -> str:

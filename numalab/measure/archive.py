@@ -1,11 +1,11 @@
 """Snapshots in a file: an npz archive with every table page, for re-analysis later.
 
-The file holds a JSON header (`meta`) and flat arrays with one row per table page of all processes;
-`numpy.load` opens it without numalab.
+The file holds a JSON header (`meta`) and flat arrays with one row per table page, and tree that reaches it, of all
+processes; `numpy.load` opens it without numalab. Schema 1 knew no replicas; it is still read.
 
     meta        uint8   UTF-8 JSON: schema, nodes, processes with their roots, ...
     process     int32   index into meta["processes"]
-    root        int32   index into that process's roots
+    root        int32   index into that process's roots; -1 for a replica that no root reaches
     level       int8    1 (PTE) to 5
     frame       int64   frame number of the table page
     va          uint64  first virtual address it translates
@@ -22,7 +22,7 @@ import io
 import json
 import zipfile
 import zlib
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 
 from numalab.errors import UserError
 from numalab.kinds import Kind
-from numalab.measure.pagetable import Tables, no_tables
-from numalab.measure.snapshot import SCHEMA, ProcessPlacement, Root, Snapshot
+from numalab.measure.pagetable import UNLINKED, Tables, no_tables
+from numalab.measure.snapshot import SCHEMA, ProcessPlacement, Replication, Root, Snapshot
 from numalab.paths import write_atomic
 
 _FORMAT = "numalab-placement"
@@ -58,7 +58,8 @@ def save(snapshot: Snapshot, path: Path) -> None:
             {
                 "pid": process.pid,
                 "comm": process.comm,
-                "roots": [{"nodes": root.nodes, "frame": root.frame} for root in process.roots],
+                "roots": [asdict(root) for root in process.roots],
+                "replication": process.replication and asdict(process.replication),
                 "pgtables_bytes": process.pgtables_bytes,
             }
             for process in processes
@@ -121,6 +122,8 @@ def _snapshot(meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Snapshot
         node, level = arrays["node"][mine], tables.level
         if len(tables) and not (node.min() >= 0 and node.max() < len(nodes)):
             raise ValueError("array 'node' names a node that is not there")
+        if len(tables) and not (tables.root.min() >= UNLINKED and tables.root.max() < len(each["roots"])):
+            raise ValueError("array 'root' names a root that is not there")
         if len(tables) and not (level.min() >= 1 and level.max() <= meta["levels"]):
             raise ValueError("array 'level' names a level that is not there")
         placements.append(
@@ -129,11 +132,15 @@ def _snapshot(meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Snapshot
                 comm=each["comm"],
                 nodes=nodes,
                 levels=meta["levels"],
-                roots=tuple(Root(tuple(root["nodes"]), root["frame"]) for root in each["roots"]),
+                roots=tuple(
+                    Root(tuple(root["nodes"]), root["frame"], root.get("domain"), root.get("home"))
+                    for root in each["roots"]
+                ),
                 tables=tables,
                 table_node=node,
                 deposited=arrays["deposited"][index],
                 pgtables_bytes=each["pgtables_bytes"],
+                replication=_replication(each.get("replication")),
             )
         )
     return Snapshot(
@@ -148,3 +155,7 @@ def _snapshot(meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Snapshot
         taken=meta["taken"],
         seconds=meta["seconds"],
     )
+
+
+def _replication(stored: dict[str, Any] | None) -> Replication | None:
+    return None if stored is None else Replication(stored["mode"], stored["active"], tuple(stored["domains"]))

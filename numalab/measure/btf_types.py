@@ -16,7 +16,7 @@ from numalab.measure.btf import Btf, BtfKind, Member
 
 FINDER = "btf"
 
-#: C types of the global variables that drgn's helpers for tasks, nodes, CPUs and memory ask for.
+#: C types of the global variables that drgn's helpers for tasks, nodes, CPUs and memory, and we, ask for.
 VARIABLES = {
     "__cpu_online_mask": "struct cpumask",
     "__cpu_possible_mask": "struct cpumask",
@@ -40,6 +40,8 @@ VARIABLES = {
     "nr_node_ids": "unsigned int",
     "page_offset_base": "unsigned long",
     "pgdir_shift": "unsigned int",
+    "pgrepl_domain_node": "int []",
+    "pgrepl_nr_domains": "unsigned int",
     "phys_base": "unsigned long",
     "ptrs_per_p4d": "unsigned int",
     "saved_command_line": "char *",

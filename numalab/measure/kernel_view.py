@@ -1,6 +1,6 @@
 """What a snapshot asks the guest's kernel: nodes, processes, their roots, deposited tables.
 
-The only module that knows kernel structures by name; written against 6.12.
+Beside `kernel_replicas` the only module that knows kernel structures by name; written against 6.12.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import drgn
 import numpy as np
 from drgn import Object, Program
-from drgn.helpers.linux.mm import virt_to_pfn
 from drgn.helpers.linux.mmzone import for_each_online_pgdat
 from drgn.helpers.linux.nodemask import for_each_node_state
 from drgn.helpers.linux.pid import for_each_task, for_each_task_in_group
@@ -21,7 +20,6 @@ from numalab.errors import UserError, nearest
 from numalab.measure.guestmem import Guest
 from numalab.measure.nodes import NodeMap, Span, disjoint
 from numalab.measure.pagetable import PAGE_SHIFT, Tables
-from numalab.measure.snapshot import Root
 
 _PF_KTHREAD = 0x0020_0000
 _COMM_LENGTH = 15  # TASK_COMM_LEN without the closing zero
@@ -70,14 +68,14 @@ def _node_of_page(guest: Guest, frame: int) -> int:
     # NODES_PGSHIFT: with SPARSEMEM_VMEMMAP the node is the topmost field of the flags.
     width = (int(guest.vmcoreinfo["LENGTH(node_data)"]) - 1).bit_length()
     try:
-        flags = guest.prog.read_u64(_page_address(guest, frame))
+        flags = guest.prog.read_u64(page_address(guest, frame))
     except drgn.FaultError:
         return -1
     # An uninitialised struct page is all ones (page poisoning) or zero with no references.
     return -1 if flags == (1 << 64) - 1 else flags >> (64 - width)
 
 
-def _page_address(guest: Guest, frame: int) -> int:
+def page_address(guest: Guest, frame: int) -> int:
     """Virtual address of a frame's `struct page`."""
     return int(guest.vmcoreinfo["SYMBOL(vmemmap)"], 16) + frame * int(guest.vmcoreinfo["SIZE(page)"])
 
@@ -151,11 +149,6 @@ def processes(
     return list(by_memory.values())
 
 
-def roots(process: Process, nodes: tuple[int, ...]) -> tuple[Root, ...]:
-    """Trees of a process, primary first. A kernel that replicates page tables has more than one."""
-    return (Root(nodes, virt_to_pfn(process.mm.pgd).value_()),)
-
-
 def pgtables_bytes(process: Process) -> int:
     """The kernel's account of page tables (`mm_pgtables_bytes()`), in bytes."""
     counted: int = process.mm.pgtables_bytes.counter.value_()
@@ -163,7 +156,7 @@ def pgtables_bytes(process: Process) -> int:
 
 
 def deposited(guest: Guest, process: Process, tables: Tables) -> NDArray[np.int64]:
-    """Frames of the PTE pages deposited for splitting transparent huge pages.
+    """Frames of the PTE pages of the primary that are deposited for splitting transparent huge pages.
 
     They hang on a ring through `page->lru`, whose newest member a PMD page's descriptor names
     (`pgtable_trans_huge_deposit()`), or the mm where PMD locks are not split.
@@ -171,12 +164,12 @@ def deposited(guest: Guest, process: Process, tables: Tables) -> NDArray[np.int6
     prog = guest.prog
     size = int(guest.vmcoreinfo["SIZE(page)"])
     link = int(guest.vmcoreinfo["OFFSET(page.lru)"])
-    rows = (tables.level == 2) & (tables.leaves.sum(axis=1) > 0)
+    rows = (tables.root == 0) & (tables.level == 2) & (tables.leaves.sum(axis=1) > 0)
     try:
         heads = [process.mm.member_("pmd_huge_pte").value_()] if rows.any() else []
     except LookupError:
         place = drgn.offsetof(prog.type("struct ptdesc"), "pmd_huge_pte")
-        heads = [prog.read_u64(_page_address(guest, frame) + place) for frame in tables.frame[rows].tolist()]
+        heads = [prog.read_u64(page_address(guest, frame) + place) for frame in tables.frame[rows].tolist()]
     found = []
     for head in filter(None, heads):
         at = head
@@ -185,5 +178,5 @@ def deposited(guest: Guest, process: Process, tables: Tables) -> NDArray[np.int6
             at = prog.read_u64(at + link) - link
             if at == head:
                 break
-    first = _page_address(guest, 0)
+    first = page_address(guest, 0)
     return np.array([(address - first) // size for address in found], np.int64)

@@ -22,6 +22,8 @@ ENTRIES = 512
 LEAF_LEVELS = 3
 LEAF_SIZES = ("4K", "2M", "1G")
 LEVEL_NAMES = ("PTE", "PMD", "PUD", "P4D", "PGD")
+#: `Tables.root` of tables that no tree reaches.
+UNLINKED = -1
 
 _PRESENT = np.uint64(1 << 0)
 _HUGE = np.uint64(1 << 7)  # _PAGE_PSE; on level 1 the same bit is PAT
@@ -46,12 +48,13 @@ class Tables:
     A page that several entries of one tree point at has one row, with the lowest address.
 
     Attributes:
-        root: int32, index of the tree among the roots that were walked.
+        root: int32, index of the tree among the roots that were walked; UNLINKED for tables that are there beside
+            the trees.
         level: int8, 1 (PTE) to 5.
         frame: int64, the page's frame number.
         va: uint64, first virtual address the page translates.
         parent: int32, row of the page that points at it; -1 for a root.
-        refs: int32, number of entries in the same tree that point at it; 1 for a root.
+        refs: int32, number of entries in the same tree that point at it; 1 for a root, 0 for UNLINKED ones.
         leaves: int32 [rows, columns], leaf entries by the column of the data page (see NodeMap).
     """
 
@@ -78,6 +81,19 @@ class Tables:
             renumbered[self.parent[rows]],
             self.refs[rows],
             self.leaves[rows],
+        )
+
+    def with_unlinked(self, frame: NDArray[np.int64], level: NDArray[np.int64]) -> Tables:
+        """The same, with rows for tables that no tree reaches; nobody walks their entries, so none are counted."""
+        count = len(frame)
+        return Tables(
+            np.append(self.root, np.full(count, UNLINKED, np.int32)),
+            np.append(self.level, level.astype(np.int8)),
+            np.append(self.frame, frame),
+            np.append(self.va, np.zeros(count, np.uint64)),
+            np.append(self.parent, np.full(count, -1, np.int32)),
+            np.append(self.refs, np.zeros(count, np.int32)),
+            np.concatenate([self.leaves, np.zeros((count, self.leaves.shape[1]), np.int32)]),
         )
 
     def of_roots_from(self, first: int) -> Tables:

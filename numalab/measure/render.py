@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from numalab.measure.pagetable import LEAF_SIZES, LEVEL_NAMES
-from numalab.measure.snapshot import ProcessPlacement, Snapshot
+from numalab.measure.pagetable import LEAF_SIZES, LEVEL_NAMES, UNLINKED
+from numalab.measure.snapshot import ProcessPlacement, Seen, Snapshot
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +27,7 @@ _CELL = 10
 #: A perceptually uniform ramp (after cividis), red, green, blue at shares 0, 1/4, 1/2, 3/4, 1.
 _RAMP = np.array([(0, 34, 78), (59, 73, 107), (125, 124, 120), (188, 175, 111), (254, 232, 56)], float)
 _SHADES = {True: " ░▒▓█", False: " .:+#"}
-_BARS = {True: ("█", "░"), False: ("#", ".")}
+_BARS = {True: ("█", "░", "·"), False: ("#", ".", "-")}
 
 
 def render(snapshot: Snapshot, console: Console) -> None:
@@ -51,7 +51,9 @@ def to_svg(snapshot: Snapshot) -> str:
     from rich.console import Console
     from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 
-    width = 4 + _HEAD + max(_CELL * (len(snapshot.nodes) + 2), _BAR + 34)
+    plain = io.StringIO()
+    render(snapshot, Console(file=plain, width=1000, color_system=None))
+    width = 2 + max(len(line) for line in plain.getvalue().splitlines())
     console = Console(
         file=io.StringIO(), record=True, width=width, force_terminal=True, color_system="truecolor", no_color=False
     )
@@ -139,12 +141,8 @@ class _View:
         """One process in full."""
         self.line(self.text(f"{process.comm}", "bold cyan"), f"  pid {process.pid}")
         self.line()
-        for index, root in enumerate(process.roots):
-            name = "table pages"
-            if len(process.roots) > 1:
-                who = "primary" if index == 0 else f"replica {index}"
-                self.line(f"  {who}, walked by CPUs of node {', '.join(map(str, root.nodes))}")
-            self.heatmap(name, _levels(process.levels), process.nodes, process.table_pages_of(index))
+        self.heatmap("table pages", _levels(process.levels), process.nodes, process.table_pages_of(0))
+        self.replicas(process)
         for index, size in enumerate(LEAF_SIZES):
             self.leaves(size, process, index)
         if process.deposited.any():
@@ -157,11 +155,31 @@ class _View:
             self.line()
         self.shares(process, cpu_nodes)
 
+    def replicas(self, process: ProcessPlacement) -> None:
+        """How many pages replicas have, who walks them, and what they share with the primary."""
+        told = process.replication
+        if told is None:
+            return
+        pages = process.replica_pages
+        if pages.any():
+            self.heatmap("replicas", _levels(process.levels), process.nodes, pages)
+        walking = [node for root in process.roots[1:] for node in root.nodes]
+        facts = [f"{told.mode} replicas" if told.active else "replication off"]
+        if told.active:
+            facts.append(f"walked by CPUs of node {', '.join(map(str, walking))}" if walking else "walked by no CPU")
+        local, remote = process.passthrough
+        if local or remote:
+            facts.append(f"{local:,} + {remote:,} entries lead to a local + remote PTE table of the primary")
+        if unlinked := int(process.table_pages_of(UNLINKED).sum()):
+            facts.append(f"reached by no root: {unlinked:,}")
+        self.line(self.text(f"  {' · '.join(facts)}", "dim"))
+        self.line()
+
     def leaves(self, size: str, process: ProcessPlacement, index: int) -> None:
-        """Node of the table page × node of the data page; the colour is the share of all these entries."""
-        extra = {"zero": process.leaf_zero[index], "other": process.leaf_other[index]}
-        extra = {name: column for name, column in extra.items() if column.any()}
-        counts = np.column_stack([process.leaf[index], *extra.values()])
+        """Node of the table page × node of the data page, in the primary; the colour is the share of all of these."""
+        columns = process.leaf_of(0)[index].T
+        extra = {name: column for name, column in zip(("zero", "other"), columns[-2:], strict=True) if column.any()}
+        counts = np.column_stack([*columns[:-2], *extra.values()])
         total = int(counts.sum())
         if not total:
             return
@@ -171,12 +189,13 @@ class _View:
             self.line(f"  {f'tables node {node}':<{_HEAD}}", *cells)
         self.line()
 
-    def bar(self, share: float) -> Text:
-        """A bar of a local share: the filled part is local."""
-        filled = round(share * _BAR)
-        full, empty = _BARS[self.unicode]
-        bar = self.text(full * filled, _colour(1.0)[0] if self.colour else "")
-        return bar.append_text(self.text(empty * (_BAR - filled), _colour(0.25)[0] if self.colour else ""))
+    def bar(self, seen: Seen) -> Text:
+        """A bar of leaf entries: filled those on local table pages, shaded remote, dotted not yet in the replica."""
+        ends = [round(part / seen.entries * _BAR) for part in (seen.local, seen.local + seen.remote)]
+        full, empty, none = _BARS[self.unicode]
+        bar = self.text(full * ends[0], _colour(1.0)[0] if self.colour else "")
+        bar.append_text(self.text(empty * (ends[1] - ends[0]), _colour(0.25)[0] if self.colour else ""))
+        return bar.append_text(self.text(none * (_BAR - ends[1]), "dim"))
 
     def shares(self, process: ProcessPlacement, cpu_nodes: Sequence[int]) -> None:
         """Local and remote leaf entries as each node with CPUs sees them."""
@@ -184,12 +203,16 @@ class _View:
             self.text(f"  {'seen from':<{_HEAD}}", "bold"), self.text("leaf entries in local table pages", "bold")
         )
         for node in cpu_nodes:
-            share = process.local_share(node)
-            if share is None:
+            seen = process.seen_from(node)
+            if not seen.entries:
                 self.line(f"  {f'node {node}':<{_HEAD}}", self.text("nothing is mapped", "dim"))
                 continue
-            words = f" {share:7.1%} local  {1 - share:7.1%} remote"
-            self.line(f"  {f'node {node}':<{_HEAD}}", self.bar(share), words)
+            words = f" {seen.local / seen.entries:7.1%} local  {seen.remote / seen.entries:7.1%} remote"
+            if seen.unfilled:
+                words += f"  {seen.unfilled / seen.entries:7.1%} unfilled"
+                found = process.remote_share(node)
+                words += "" if found is None else f"  (found: {found:.1%} remote)"
+            self.line(f"  {f'node {node}':<{_HEAD}}", self.bar(seen), words)
         self.line()
 
     def overview(self, snapshot: Snapshot) -> None:

@@ -11,13 +11,14 @@ from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from numpy.typing import NDArray
 
 from numalab.kinds import Kind
-from numalab.measure import kernel_view
+from numalab.measure import kernel_replicas, kernel_view, rings
 from numalab.measure.guestmem import Guest, note_address
 from numalab.measure.nodes import NodeMap
 from numalab.measure.pagetable import Tables, WalkError, walk
-from numalab.measure.snapshot import ProcessPlacement, Root, Snapshot
+from numalab.measure.snapshot import ProcessPlacement, Replication, Root, Snapshot
 
 
 class Observable(Protocol):
@@ -103,10 +104,10 @@ def take(
 
 def _placements(guest: Guest, nodes: NodeMap, found: list[kernel_view.Process]) -> tuple[ProcessPlacement, ...]:
     """Walk all trees of all processes together, then part them again."""
-    roots = [kernel_view.roots(process, nodes.nodes) for process in found]
-    owner = np.repeat(np.arange(len(found)), [len(each) for each in roots])
+    trees = [kernel_replicas.trees(guest, process, nodes.nodes) for process in found]
+    owner = np.repeat(np.arange(len(found)), [len(roots) for roots, _ in trees])
     tables = walk(
-        [root.frame for each in roots for root in each],
+        [root.frame for roots, _ in trees for root in roots],
         guest.levels,
         guest.ram.read_pages,
         nodes,
@@ -114,10 +115,12 @@ def _placements(guest: Guest, nodes: NodeMap, found: list[kernel_view.Process]) 
         huge_zero_frame=kernel_view.huge_zero_frame(guest.prog),
     )
     row_owner = owner[tables.root]
-    first_root = np.cumsum([0, *(len(each) for each in roots)])
+    first_root = np.cumsum([0, *(len(roots) for roots, _ in trees)])
     return tuple(
-        _placement(guest, nodes, process, each, tables.select(row_owner == index), int(first_root[index]))
-        for index, (process, each) in enumerate(zip(found, roots, strict=True))
+        _placement(
+            guest, nodes, process, *told, tables.select(row_owner == index).of_roots_from(int(first_root[index]))
+        )
+        for index, (process, told) in enumerate(zip(found, trees, strict=True))
     )
 
 
@@ -126,15 +129,17 @@ def _placement(
     nodes: NodeMap,
     process: kernel_view.Process,
     roots: tuple[Root, ...],
+    replication: Replication | None,
     tables: Tables,
-    first_root: int,
 ) -> ProcessPlacement:
-    tables = tables.of_roots_from(first_root)
+    deposited = kernel_view.deposited(guest, process, tables)
+    if replication is not None:
+        tables = _with_unlinked(guest, tables, deposited)
     table_node = nodes.column(tables.frame)
     if (table_node == nodes.other).any():
         lost = int(tables.frame[table_node == nodes.other][0])
         raise WalkError(f"process {process.pid}: the table page at frame {lost:#x} lies on no node")
-    spare = nodes.column(kernel_view.deposited(guest, process, tables))
+    spare = nodes.column(deposited)
     return ProcessPlacement(
         pid=process.pid,
         comm=process.comm,
@@ -145,4 +150,15 @@ def _placement(
         table_node=table_node.astype(np.int16),
         deposited=np.bincount(spare, minlength=nodes.columns)[: len(nodes.nodes)].astype(np.int64),
         pgtables_bytes=kernel_view.pgtables_bytes(process),
+        replication=replication,
     )
+
+
+def _with_unlinked(guest: Guest, tables: Tables, deposited: NDArray[np.int64]) -> Tables:
+    """The same, with the replicas that are in memory and that no tree reaches now: a later fault may link them."""
+    mine = tables.root == 0
+    frames = np.concatenate([tables.frame[mine], deposited])
+    levels = np.concatenate([tables.level[mine], np.ones(len(deposited), np.int8)])
+    found = rings.follow(frames, kernel_replicas.link_reader(guest), len(kernel_replicas.domain_homes(guest.prog)))
+    idle = ~np.isin(found.member, tables.frame)
+    return tables.with_unlinked(found.member[idle], levels[found.owner[idle]])

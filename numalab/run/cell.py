@@ -17,22 +17,21 @@ from typing import Any
 
 from numalab.errors import ExperimentError, MachineLostError, MissingError, NumalabError, UserError
 from numalab.kinds import Kind
-from numalab.machine import console
 from numalab.machine.outcome import CommandTimeoutError, Completed, GuestFileError, Mark
 from numalab.measure import counters, perf
 from numalab.results import Json
-from numalab.run import provenance
+from numalab.run import logs, provenance
+from numalab.run.beside import Beside
+from numalab.run.ends import outcome, words
 from numalab.run.lab import Lab
 from numalab.run.machines import Live, Pool
 from numalab.run.plan import Cell
 from numalab.run.policy import Setting, applied
 from numalab.run.store import disk_full
 
-_PERF_OUTPUT = "/tmp/numalab-perf.json"
+_PERF_OUTPUT = "numalab-perf.json"
 #: The kernel keeps this many bytes of a program's name (TASK_COMM_LEN - 1).
 _COMM = 15
-#: Of a longer output the first and the last half of this are kept.
-LOG_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -97,13 +96,14 @@ class _Attempt:
         self.directory = directory
         self.load = provenance.load_now()
         self.live: Live | None = None
-        self.outcome: Json = _outcome("error", detail="the cell was never run")
+        self.outcome: Json = outcome("error", detail="the cell was never run")
         self.completed: Completed | None = None
         self.samples: list[Json] = []
         self.placement: list[Json] = []
         self.marks: dict[str, float] = {}
         self.readings: dict[str, counters.Counters] = {}
         self.perf = perf.parse("", context.perf)
+        self.beside = Beside(cell.beside, context.timeout)
         self.settings: list[Setting] = []
         self.knobs_before: dict[str, str] = {}
         self.knobs_after: dict[str, str] = {}
@@ -133,28 +133,33 @@ class _Attempt:
 
     def _program(self, live: Live) -> None:
         counted = bool(live.perf and self.context.perf)
-        argv = [*(perf.argv_prefix(_PERF_OUTPUT, self.context.perf) if counted else ()), *self.cell.argv]
+        report = f"{getattr(live.machine, 'scratch', '/tmp')}/{_PERF_OUTPUT}"
+        argv = [*(perf.argv_prefix(report, self.context.perf) if counted else ()), *self.cell.argv]
         self.readings["start"] = counters.read(live.machine)
         try:
             process = live.machine.start(argv, on_mark=self._on_mark)
         except GuestFileError as error:
-            self.outcome = _outcome("error", detail=f"{argv[0]} could not be started: {error.strerror}")
+            self.outcome = outcome("error", detail=f"{argv[0]} could not be started: {error.strerror}")
             return
         try:
             done = process.wait(self.context.timeout)
         except CommandTimeoutError as error:
-            self.outcome = _outcome("timeout", detail=str(error))
+            self.outcome = outcome("timeout", detail=str(error))
             self.completed = process.wait()
+            self.beside.abandon(live.machine)
             return
+        self._stop_interference(live.machine)
         self.readings["end"] = counters.read(live.machine)
         self.completed = done
-        self.outcome = _outcome(done.type, status=done.status, signal=done.signal, detail="" if done.ok else str(done))
+        self.outcome = outcome(done.type, status=done.status, signal=done.signal, detail="" if done.ok else str(done))
         if counted:
             with suppress(GuestFileError):
-                text = live.machine.read_file(_PERF_OUTPUT).decode(errors="replace")
+                text = live.machine.read_file(report).decode(errors="replace")
                 self.perf = perf.parse(text, self.context.perf)
         if done.ok:
             self._samples(done, live)
+            if self.cell.beside and not self.beside.started:
+                self.broken = ExperimentError("the program announced no mark 'ready', so nothing ran beside it")
         if self.broken:
             self.failed(self.broken)
 
@@ -162,14 +167,16 @@ class _Attempt:
         try:
             self.samples = list(self.cell.workload.samples(done.stdout, live.machine.accel))
         except NumalabError as error:
-            self.outcome = _outcome("no-result", status=done.status, detail=str(error))
+            self.outcome = outcome("no-result", status=done.status, detail=str(error))
 
     def _on_mark(self, mark: Mark, machine: Any) -> None:
         """Record what belongs to a mark while the program waits at it; a failure is kept for later."""
         self.marks[mark.name] = mark.time_s
-        # Counters of the measured phase begin after the work of a snapshot and end before it.
+        # Counters of the measured phase begin after the work of a snapshot and end before it. So does interference,
+        # which snapshots are not to see: it may be another process of the same name.
         if mark.name == "done":
             self.readings[mark.name] = counters.read(machine)
+            self._stop_interference(machine)
         if mark.name in self.context.snapshots:
             try:
                 self._snapshot(mark.name, machine)
@@ -181,25 +188,36 @@ class _Attempt:
                 self.broken = error
                 self.placement.append({"mark": mark.name, "file": None, "summary": None})
         if mark.name == "ready":
+            try:
+                self.beside.start(machine)
+            except ExperimentError as error:
+                self.broken = error
             self.readings[mark.name] = counters.read(machine)
+
+    def _stop_interference(self, machine: Any) -> None:
+        """Stop what runs beside the program, if it still does; its failure is that of the cell."""
+        try:
+            self.beside.stop(machine)
+        except ExperimentError as error:
+            self.broken = self.broken or error
 
     def _snapshot(self, mark: str, machine: Any) -> None:
         # Under a wrapper the process that was started is not the program: go by name.
         program = self.cell.params["workload"]["program"][:_COMM]
-        name = f"snapshot-{mark}.npz"
-        summary = self.context.lab.snapshot(machine, [program], mark, self.directory / name)
-        self.placement.append({"mark": mark, "file": name, "summary": summary})
+        archive = self.directory / f"snapshot-{mark}.npz"
+        summary = self.context.lab.snapshot(machine, [program], mark, archive)
+        self.placement.append({"mark": mark, "file": archive.name if archive.exists() else None, "summary": summary})
 
     def failed(self, error: Exception) -> None:
         """Note that the policy or a measurement failed, or we did: what nobody foresaw with its traceback."""
-        self.outcome = _outcome("error", detail=_words(error))
+        self.outcome = outcome("error", detail=words(error))
         if not isinstance(error, NumalabError | GuestFileError):
             self.outcome["detail"] = f"{type(error).__name__}: {error} (a bug of numalab; see traceback.txt)"
             (self.directory / "traceback.txt").write_text("".join(traceback.format_exception(error)))
 
     def lost(self, error: MachineLostError) -> None:
         """Note how the machine was lost."""
-        self.outcome = _outcome(getattr(error, "type", "qemu-died"), detail=str(error).partition("\n")[0])
+        self.outcome = outcome(getattr(error, "type", "qemu-died"), detail=str(error).partition("\n")[0])
         oops = getattr(error, "oops", "")
         self.outcome["oops"] = oops or None
         rest = str(error).partition("\n")[2]
@@ -211,20 +229,14 @@ class _Attempt:
     def keep_logs(self) -> None:
         """Write stdout, stderr and this cell's part of the console."""
         if self.completed:
-            (self.directory / "stdout.txt").write_bytes(clipped(self.completed.stdout))
-            (self.directory / "stderr.txt").write_bytes(clipped(self.completed.stderr))
-        logs = self.context.pool.last_logs
-        path = self.live.machine.console if self.live else logs / "console.log" if logs else None
+            logs.keep_output(self.directory, self.completed)
+        booted = self.context.pool.last_logs
+        path = self.live.machine.console if self.live else booted / "console.log" if booted else None
         if path is None or not path.exists():
             return
-        with path.open("rb") as file:
-            file.seek(self.console_from)
-            said = file.read()
-        kept = self.directory / "console.log"
-        kept.write_bytes(clipped(said))
-        self.complaints = console.complaints(console.read(kept))
+        length, self.complaints = logs.keep_console(self.directory, path, self.console_from)
         if self.live:
-            self.live.console_read = self.console_from + len(said)
+            self.live.console_read = self.console_from + length
 
     def result(self, started: datetime, seconds: float) -> Json:
         """Return the result of this attempt."""
@@ -234,6 +246,7 @@ class _Attempt:
             "outcome": self.outcome,
             "complaints": self.complaints,
             "samples": self.samples,
+            "interference": self.beside.results,
             "marks": [{"name": name, "time_s": at} for name, at in self.marks.items()],
             "counters": self._counters(),
             "placement": self.placement,
@@ -278,22 +291,3 @@ def _between(readings: Mapping[str, counters.Counters], first: str, last: str) -
     if first not in readings or last not in readings:
         return None
     return readings[last].since(readings[first]).to_json()
-
-
-def _outcome(kind: str, *, status: int | None = None, signal: int | None = None, detail: str = "") -> Json:
-    return {"type": kind, "status": status, "signal": signal, "detail": detail, "oops": None}
-
-
-def _words(error: Exception) -> str:
-    notes = getattr(error, "__notes__", [])
-    remedy = getattr(error, "remedy", "")
-    text = "; ".join([str(error), *notes])
-    return f"{text} ({remedy})" if remedy else text
-
-
-def clipped(data: bytes, limit: int = LOG_BYTES) -> bytes:
-    """Return `data`, of a long one the first and the last `limit`/2 bytes with a line between that says so."""
-    if len(data) <= limit:
-        return data
-    half = limit // 2
-    return data[:half] + f"\n[numalab: {len(data) - 2 * half} bytes left out]\n".encode() + data[-half:]

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from numalab.errors import NumalabError, UserError, nearest
+from numalab.kernel.running import RUNNING
 from numalab.machine.topology import Topology
 from numalab.measure.perf import argv_prefix
-from numalab.run import spec
+from numalab.run import interference, on_host, spec
 from numalab.run.lab import Lab, WorkloadLike
 from numalab.run.policy import Policy
 from numalab.run.reader import Problems
@@ -23,17 +24,21 @@ from numalab.units import format_size
 MACHINE_OVERHEAD = 512 << 20
 
 
-def load(path: Path, lab: Lab) -> Experiment:
-    """Return the experiment in `path`, checked.
+def load(path: Path, lab: Lab, *, host: bool = False) -> Experiment:
+    """Return the experiment in `path`, checked; with `host` as one for the host itself.
 
     Raises:
         UserError: everything that is wrong with it, one line each, naming file and key.
+        MissingError: it is for the host itself, which lacks the rights or the nodes.
     """
     problems = Problems(str(path))
-    experiment = spec.read(path, problems)
+    experiment = spec.read(path, problems, host=host)
+    lab = on_host.lab_for(experiment, lab)
+    _machine(experiment, problems)
     _kernels(experiment, lab, problems)
     policies = _policies(experiment, lab, problems)
     workloads = _workloads(experiment, lab, problems)
+    _interferences(experiment, lab, problems)
     for policy, workload in _pairs(experiment):
         if policy.name in policies and workload.name in workloads:
             _options(policies[policy.name], workload, workloads[workload.name], problems)
@@ -41,7 +46,25 @@ def load(path: Path, lab: Lab) -> Experiment:
     _events(experiment, problems)
     _memory(experiment, lab, problems)
     problems.raise_any()
+    if experiment.running.machine == spec.HOST:
+        on_host.require_rights(policies)
     return experiment
+
+
+def _machine(experiment: Experiment, problems: Problems) -> None:
+    """Whether an experiment for the host says nothing about machines."""
+    if experiment.running.machine != spec.HOST:
+        return
+    for key in on_host.not_for_the_host(experiment.running):
+        problems.add(f"run.{key}", 'is about machines that are booted; it goes not with machine = "host"')
+    for number, name in enumerate(experiment.kernels):
+        if name != RUNNING:
+            problems.add(
+                f"matrix.kernel[{number}]", f"{name!r}: the kernel of the host is the one that runs, {RUNNING!r}"
+            )
+    for number, name in enumerate(experiment.topologies):
+        if name != spec.HOST:
+            problems.add(f"matrix.topology[{number}]", f"{name!r}: this host has one shape, called {spec.HOST!r}")
 
 
 def merged_params(workload: Variant, policy: Policy) -> dict[str, object]:
@@ -52,7 +75,7 @@ def merged_params(workload: Variant, policy: Policy) -> dict[str, object]:
 def _kernels(experiment: Experiment, lab: Lab, problems: Problems) -> None:
     for number, name in enumerate(experiment.kernels):
         # Beside the names there are "patched:SETS", the id of a build, and paths.
-        known = (
+        known = experiment.running.machine == spec.HOST or (
             name.split(":", maxsplit=1)[0] in lab.kernel_names or "/" in name or re.fullmatch("[0-9a-f]{6,16}", name)
         )
         if not known and not Path(name).exists():
@@ -76,9 +99,11 @@ def _policies(experiment: Experiment, lab: Lab, problems: Problems) -> dict[str,
             problems.add(f"{variant.key}.{key}", complaint)
         if wrong:
             continue
-        for name, topology in _topologies_of(experiment, variant):
+        for name, topology in _topologies_of(experiment, {"policy": variant.name}):
             try:
-                found.setdefault(variant.name, policy.bind(variant.params, topology))
+                bound = policy.bind(variant.params, topology)
+                interference.loads(interference.NONE, bound, topology, lab)
+                found.setdefault(variant.name, bound)
             except UserError as error:
                 where = variant.key or f"matrix.policy[{number}]"
                 problems.add(where, f"policy {variant.name!r} on topology {name!r}: {error}")
@@ -107,6 +132,29 @@ def _workloads(experiment: Experiment, lab: Lab, problems: Problems) -> dict[str
         if len(problems.found) == before:
             found[variant.name] = workload
     return found
+
+
+def _interferences(experiment: Experiment, lab: Lab, problems: Problems) -> None:
+    """Whether the programs beside exist, run until they are told to stop, and fit the machines they are used on."""
+    names = list(lab.workload_names())
+    endless = [name for name in names if interference.ENDLESS in lab.workload(name).params]
+    for each in experiment.interferences:
+        if not each.nodes:
+            continue
+        if each.workload not in names:
+            problems.add(f"{each.key}.workload", f"unknown workload {each.workload!r}{nearest(each.workload, names)}")
+            continue
+        if each.workload not in endless:
+            problems.add(
+                f"{each.key}.workload",
+                f"{each.workload!r} ends by itself; what can run beside a program: {', '.join(endless)}",
+            )
+            continue
+        for name, topology in _topologies_of(experiment, {"interference": each.name}):
+            try:
+                interference.bind(lab.workload(each.workload), each.nodes, each.params, topology)
+            except NumalabError as error:
+                problems.add(each.key, f"on topology {name!r}: {error}")
 
 
 def _options(policy: Policy, variant: Variant, workload: WorkloadLike, problems: Problems) -> None:
@@ -149,6 +197,8 @@ def _events(experiment: Experiment, problems: Problems) -> None:
 
 
 def _memory(experiment: Experiment, lab: Lab, problems: Problems) -> None:
+    if experiment.running.machine == spec.HOST:
+        return
     host = lab.host_memory()
     for name, topology in experiment.topologies.items():
         if topology.memory + MACHINE_OVERHEAD > host:
@@ -168,9 +218,9 @@ def _pairs(experiment: Experiment) -> Iterator[tuple[Variant, Variant]]:
                 yield policy, workload
 
 
-def _topologies_of(experiment: Experiment, policy: Variant) -> Iterator[tuple[str, Topology]]:
-    """The topologies on which a policy is used."""
-    kept = {point["topology"] for point in _kept(experiment, {"policy": policy.name})}
+def _topologies_of(experiment: Experiment, axes: dict[str, str]) -> Iterator[tuple[str, Topology]]:
+    """The topologies on which a value of an axis, such as a policy, is used."""
+    kept = {point["topology"] for point in _kept(experiment, axes)}
     for name, topology in experiment.topologies.items():
         if name in kept:
             yield name, topology

@@ -30,13 +30,22 @@ class ProcessLike(Protocol):
     def wait(self, timeout: float | None = None) -> Completed:
         """Wait for its end; after a time-out, called again, return what it left."""
 
+    def wait_mark(self, name: str, timeout: float | None = None) -> Mark:
+        """Wait until it announces a mark and let it go on from there."""
+
+    def ended(self) -> bool:
+        """Whether it has ended, without waiting."""
+
+    def kill(self, signal: int = 9) -> None:
+        """Send it a signal."""
+
 
 class MachineLike(Protocol):
     """A running machine (numalab.machine.session.Machine)."""
 
     @property
     def accel(self) -> str:
-        """ "kvm" or "tcg"."""
+        """ "kvm", "tcg", or "host" for the host itself."""
 
     @property
     def console(self) -> Path:
@@ -99,6 +108,7 @@ class MachineRequest:
     nested: bool = False
     mirror_host: bool = False
     huge_pages: bool = False
+    count_instructions: bool = False
     boot_timeout: float = 120.0
     files: Mapping[str, Path] = field(default_factory=dict)
     perf: bool = False
@@ -117,7 +127,7 @@ class Lab:
         programs: the static programs of the workloads, guest name → host file.
         open_machine: boots on entry, destroys on exit; the path is the directory of its logs.
         snapshot: (machine, process names, label, archive) → where their page tables lie: writes the
-            archive, returns the summary.
+            archive (if there is one to be kept), returns the summary; None when nobody can tell.
         host_memory: bytes of memory this host has in all.
         free_memory: bytes of memory it could give to a new machine.
     """
@@ -129,7 +139,7 @@ class Lab:
     workload: Callable[[str], WorkloadLike]
     programs: Callable[[], Mapping[str, Path]]
     open_machine: Callable[[MachineRequest, Path], AbstractContextManager[Any]]
-    snapshot: Callable[[Any, Sequence[str], str, Path], dict[str, Any]]
+    snapshot: Callable[[Any, Sequence[str], str, Path], dict[str, Any] | None]
     host_memory: Callable[[], int]
     free_memory: Callable[[], int]
 
@@ -188,9 +198,10 @@ def _programs() -> Mapping[str, Path]:
 @contextmanager
 def _open_machine(request: MachineRequest, log_dir: Path) -> Iterator[Any]:
     from numalab.machine import accel
+    from numalab.machine.instructions import check_accel
     from numalab.machine.session import Machine
 
-    chosen = accel.choose(request.accel)
+    chosen = check_accel(request.accel) if request.count_instructions else accel.choose(request.accel)
     machine = Machine(
         request.kernel,
         request.topology,
@@ -199,6 +210,7 @@ def _open_machine(request: MachineRequest, log_dir: Path) -> Iterator[Any]:
         nested=request.nested,
         mirror_host=request.mirror_host,
         huge_pages=request.huge_pages,
+        count_instructions=request.count_instructions,
         extra_files=request.files,
         # Emulated CPUs have no PMU, and the host's /usr in the guest costs time.
         host_programs=("perf",) if request.perf and chosen == "kvm" and _has_perf() else (),

@@ -120,6 +120,7 @@ def kind_of(request: MachineRequest) -> Hashable:
         request.nested,
         request.mirror_host,
         request.huge_pages,
+        request.count_instructions,
     )
 
 

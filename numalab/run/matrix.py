@@ -1,6 +1,6 @@
 """The points of an experiment's matrix, and the order in which they are run.
 
-Points that differ only in kernel or policy are what an experiment compares, so within one repeat they
+Points that differ only in kernel, policy or interference are what an experiment compares, so within one repeat they
 run next to each other (interleaved), in shuffled order; the groups they form are shuffled as well.
 The order hangs on a keyed hash of each point, not on a random generator: the same seed gives the same
 order on every version of Python, and leaving a point out does not move the others.
@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from numalab.errors import UserError, nearest
-from numalab.run.spec import PLACEBO, Experiment
+from numalab.results import NO_INTERFERENCE, PLACEBO
+from numalab.run.spec import AXES, Experiment
 
-ONLY_KEYS = ("kernel", "policy", "workload", "topology", "repeat")
+ONLY_KEYS = (*AXES, "repeat")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Point:
     topology: str
     repeat: int
     placebo_of: str = ""
+    interference: str = NO_INTERFERENCE
 
     @property
     def applied_policy(self) -> str:
@@ -44,7 +46,8 @@ class Point:
         return asdict(self) | {"placebo_of": self.placebo_of or None}
 
     def __str__(self) -> str:
-        return f"{self.workload} on {self.topology}, {self.kernel}, {self.policy} #{self.repeat}"
+        beside = "" if self.interference == NO_INTERFERENCE else f" beside {self.interference}"
+        return f"{self.workload}{beside} on {self.topology}, {self.kernel}, {self.policy} #{self.repeat}"
 
 
 def points(experiment: Experiment, *, repeats: int | None = None) -> list[Point]:
@@ -68,10 +71,12 @@ def _all(experiment: Experiment, repeats: int) -> Iterator[Point]:
 
 def _place(seed: int, point: Point) -> tuple[int, bytes, bytes]:
     group = (point.workload, point.topology)
+    # Nothing where nothing runs beside: the order of experiments without interference is fixed for good.
+    beside = () if point.interference == NO_INTERFERENCE else (point.interference,)
     return (
         point.repeat,
         _draw(seed, point.repeat, *group),
-        _draw(seed, point.repeat, *group, point.kernel, point.policy),
+        _draw(seed, point.repeat, *group, point.kernel, point.policy, *beside),
     )
 
 

@@ -14,7 +14,9 @@ from typing import Any
 from numalab.errors import MissingError, UserError
 from numalab.kernel.image import KernelImage
 from numalab.machine.topology import Topology
+from numalab.run import interference
 from numalab.run.check import merged_params
+from numalab.run.interference import Load, loads
 from numalab.run.lab import Lab, MachineRequest, WorkloadLike
 from numalab.run.matrix import Point
 from numalab.run.policy import Policy
@@ -33,6 +35,7 @@ class Cell:
         policy: bound to the topology.
         argv: the guest's command, the policy's wrapper included.
         params: the full resolved parameter set, plain JSON values.
+        beside: the programs that run beside it.
     """
 
     id: str
@@ -42,6 +45,7 @@ class Cell:
     policy: Policy
     argv: list[str]
     params: dict[str, Any]
+    beside: list[Load]
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Blocked:
     argv: list[str]
     policy: Policy
     why: MissingError
+    beside: list[Load]
 
 
 def plan(experiment: Experiment, points: Iterable[Point], lab: Lab, *, accel: str) -> tuple[list[Cell], list[Blocked]]:
@@ -84,6 +89,7 @@ class _Planner:
         self.known = lab.policies()
         self.policies = {variant.name: variant for variant in experiment.policies}
         self.workloads = {variant.name: variant for variant in experiment.workloads}
+        self.interferences = {each.name: each for each in experiment.interferences}
         self.complaints: dict[str, None] = {}
 
     def plan(self, point: Point) -> Cell | Blocked:
@@ -94,11 +100,12 @@ class _Planner:
         workload = self.lab.workload(variant.base)
         given = merged_params(variant, policy)
         argv = [*policy.wrap, *workload.argv(given)]
+        beside = loads(self.interferences[point.interference], policy, topology, self.lab)
         try:
             kernel = self.lab.resolve_kernel(point.kernel)
             programs = self.lab.programs()
         except MissingError as why:
-            return Blocked(point, argv, policy, why)
+            return Blocked(point, argv, policy, why, beside)
         self._check_sets(point, kernel, policy)
         program = programs.get(workload.name)
         params = {
@@ -124,8 +131,13 @@ class _Planner:
                 "perf": list(self.experiment.measure.perf),
             },
         }
+        if beside:  # absent otherwise: cells without keep the name they have always had
+            params["interference"] = {
+                "name": point.interference,
+                "programs": [_known(load, programs) for load in beside],
+            }
         request = self._request(kernel, topology, programs)
-        return Cell(cell_id(params), point, request, workload, policy, argv, params)
+        return Cell(cell_id(params), point, request, workload, policy, argv, params, beside)
 
     def _check_sets(self, point: Point, kernel: KernelImage, policy: Policy) -> None:
         has = patch_sets(kernel)
@@ -146,11 +158,15 @@ class _Planner:
             "mirror_host": running.mirror_host,
             "huge_pages": running.huge_pages,
             "fresh": running.fresh_machine,
+            **({"count": running.count} if running.count else {}),  # absent otherwise: as with interference
         }
 
     def _request(self, kernel: KernelImage, topology: Topology, programs: Mapping[str, Path]) -> MachineRequest:
         running = self.experiment.running
         wanted = {variant.base for variant in self.experiment.workloads}
+        wanted |= {each.workload for each in self.experiment.interferences if each.nodes}
+        if any(self.known[variant.base].interference for variant in self.experiment.policies):
+            wanted.add(interference.DEFAULT_WORKLOAD)
         return MachineRequest(
             kernel,
             topology,
@@ -159,10 +175,16 @@ class _Planner:
             nested=running.nested,
             mirror_host=running.mirror_host,
             huge_pages=running.huge_pages,
+            count_instructions=bool(running.count),
             boot_timeout=running.boot_timeout,
             files={f"/bin/{name}": path for name, path in programs.items() if name in wanted},
             perf=bool(self.experiment.measure.perf),
         )
+
+
+def _known(load: Load, programs: Mapping[str, Path]) -> dict[str, Any]:
+    program = programs.get(load.workload.name)
+    return {**load.to_json(), "sha256": sha256_of(program) if program else None}
 
 
 def cell_id(params: Mapping[str, Any]) -> str:
@@ -191,10 +213,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def commands(policy: Policy, argv: list[str]) -> list[str]:
-    """Return what a cell does in its guest, as lines of shell: the policy's knobs, then the program."""
+def commands(policy: Policy, argv: list[str], beside: Iterable[Load] = ()) -> list[str]:
+    """Return what a cell does in its guest, as lines of shell: the policy's knobs, what runs beside, the program."""
     lines = [
         f"echo {shlex.quote(knob.value)} > {knob.path}" + ("  # where it exists" if knob.optional else "")
         for knob in policy.knobs
     ]
+    lines += [f"{shlex.join(load.argv)} &  # between the program's marks ready and done" for load in beside]
     return [*lines, shlex.join(argv)]

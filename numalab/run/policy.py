@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
-from numalab.errors import ExperimentError, MachineLostError, MissingError, UserError, nearest
-from numalab.machine.outcome import GuestFileError
+from numalab.errors import ExperimentError, MachineLostError, MissingError
+from numalab.machine.outcome import Completed, GuestFileError
 from numalab.machine.topology import Topology
-from numalab.run.reader import fits, type_name
+from numalab.run import policy_params
+from numalab.run.policy_params import NodeList, NodeNumber, Param, existing_node, number_list
+
+__all__ = [
+    "NONE",
+    "Knob",
+    "KnobHost",
+    "LateSetting",
+    "NodeList",
+    "NodeNumber",
+    "Param",
+    "Policy",
+    "Setting",
+    "applied",
+    "existing_node",
+    "number_list",
+]
 
 
 class KnobHost(Protocol):
@@ -24,39 +41,11 @@ class KnobHost(Protocol):
     def write_file(self, path: str, data: bytes) -> None:
         """Write a file of the guest."""
 
+    def at_mark(self, name: str, action: Callable[[int], None]) -> AbstractContextManager[None]:
+        """Call `action` with the process id of the next command when it announces the mark `name`."""
 
-class NodeNumber(int):
-    """A NUMA node in a policy's parameters; `{name:cpus}` in a template is the list of its CPUs."""
-
-    topology: Topology
-
-    def __new__(cls, number: int, topology: Topology) -> NodeNumber:
-        """Bind `number` to the topology it must exist in."""
-        made = super().__new__(cls, number)
-        made.topology = topology
-        return made
-
-    def __format__(self, wanted: str) -> str:
-        if wanted != "cpus":
-            return int.__repr__(self)
-        cpus = self.topology.cpus_of(self)
-        if not cpus:
-            raise UserError(f"node {int(self)} has no CPUs to run threads on")
-        return number_list(cpus)
-
-
-def number_list(numbers: range) -> str:
-    """Return consecutive numbers as the kernel writes them: "3" or "0-3"."""
-    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
-
-
-@dataclass(frozen=True)
-class Param:
-    """A parameter of a policy: its type (NodeNumber: a node of the machine), default and meaning."""
-
-    type: type
-    default: Any
-    help: str
+    def run(self, argv: Sequence[str]) -> Completed:
+        """Run a command of the guest to its end."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +56,16 @@ class Knob:
         path: e.g. "/proc/sys/vm/zone_reclaim_mode".
         value: what is written; may hold `{parameter}`.
         optional: a kernel without the file is fine (the knob then has its default anyway).
+        mark: when set, the value is written once the program announces this mark, after snapshots and counters were
+            taken there, and not restored; `path` is then a file of the program, with PID in it.
+        brought_by: what kernel has it, when that is no patch set.
     """
 
     path: str
     value: str
     optional: bool = False
+    mark: str = ""
+    brought_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +79,9 @@ class Policy:
         requires: patch sets whose knobs it uses, e.g. ("common",).
         params: what an experiment may choose.
         options: workload options it sets (placement of threads and data); may hold `{parameter}`,
-            `{parameter:cpus}` and `{nodes}` (all nodes with memory, "0-3").
+            `{parameter:cpus}` and `{nodes}` (all nodes with memory, "0-3"); one that comes to "" is not set.
+        interference: nodes on which a second program loads memory beside the measured one
+            (`numalab.run.interference`); each may hold `{parameter}`.
     """
 
     name: str
@@ -95,20 +91,11 @@ class Policy:
     requires: tuple[str, ...] = ()
     params: Mapping[str, Param] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
+    interference: tuple[str, ...] = ()
 
     def problems(self, values: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return what is wrong with parameters as written in a file: pairs of key and complaint."""
-        found = []
-        for key, value in values.items():
-            if key not in self.params:
-                has = f"has {', '.join(self.params)}" if self.params else "has no parameters"
-                found.append((key, f"unknown parameter{nearest(key, self.params)}; policy {self.name!r} {has}"))
-                continue
-            wanted = int if self.params[key].type is NodeNumber else self.params[key].type
-            if not fits(value, wanted):
-                what = "a node's number" if self.params[key].type is NodeNumber else type_name(wanted())
-                found.append((key, f"must be {what}, not {type_name(value)} ({value!r})"))
-        return found
+        return policy_params.problems(self.name, self.params, values)
 
     def bind(self, values: Mapping[str, Any], topology: Topology) -> Policy:
         """Return this policy with every placeholder filled in, for one shape of machine.
@@ -116,28 +103,31 @@ class Policy:
         Raises:
             UserError: a node that the topology does not have, or threads on a node without CPUs.
         """
-        chosen: dict[str, Any] = {"nodes": _memory_nodes(topology)}
-        for key, param in self.params.items():
-            value = values.get(key, param.default)
-            if param.type is NodeNumber:
-                value = _existing(key, value, topology)
-            chosen[key] = value
+        chosen = policy_params.choose(self.params, values, topology)
+        options = {option: text.format_map(chosen) for option, text in self.options.items()}
         return replace(
             self,
             knobs=tuple(replace(knob, value=knob.value.format_map(chosen)) for knob in self.knobs),
             wrap=tuple(word.format_map(chosen) for word in self.wrap),
-            options={option: text.format_map(chosen) for option, text in self.options.items()},
+            options={option: text for option, text in options.items() if text},
+            interference=tuple(node.format_map(chosen) for node in self.interference),
             params={},
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What a bound policy does, as plain JSON values."""
+        """What a policy does, as plain JSON values; cells are known by a hash of those of their bound policy."""
         return {
             "name": self.name,
-            "knobs": [[knob.path, knob.value] for knob in self.knobs],
+            "knobs": [[knob.path, knob.value, *([f"at {knob.mark}"] if knob.mark else [])] for knob in self.knobs],
             "wrap": list(self.wrap),
             "options": dict(self.options),
+            **({"interference": [_number(node) for node in self.interference]} if self.interference else {}),
         }
+
+
+def _number(node: str) -> int | str:
+    """A node's number; while the policy is not bound, the placeholder."""
+    return int(node) if node.isdigit() else node
 
 
 NONE = Policy("none", "the kernel as it boots: no knob is touched")
@@ -154,6 +144,13 @@ class Setting:
     restored: bool = False
 
 
+@dataclass
+class LateSetting(Setting):
+    """A knob that waits for a mark: it has no `before`, and `got` is None when the mark did not come."""
+
+    mark: str = ""
+
+
 @contextmanager
 def applied(machine: KnobHost, policy: Policy) -> Iterator[list[Setting]]:
     """Set the knobs of a bound policy, yield what was done, and put everything back at the end.
@@ -166,9 +163,15 @@ def applied(machine: KnobHost, policy: Policy) -> Iterator[list[Setting]]:
     """
     settings: list[Setting] = []
     try:
-        for knob in policy.knobs:
-            _set(machine, policy, knob, settings)
-        yield settings
+        with ExitStack() as waiting:
+            for knob in policy.knobs:
+                if knob.mark:
+                    setting = LateSetting(knob.path, None, knob.value, mark=knob.mark)
+                    settings.append(setting)
+                    waiting.enter_context(machine.at_mark(knob.mark, partial(_write_late, machine, policy, setting)))
+                else:
+                    _set(machine, policy, knob, settings)
+            yield settings
     except MachineLostError:
         raise
     except BaseException as error:
@@ -188,7 +191,7 @@ def _set(machine: KnobHost, policy: Policy, knob: Knob, settings: list[Setting])
     if before is None:
         if knob.optional:
             return
-        needs = " and ".join(f"the patch set {name!r}" for name in policy.requires)
+        needs = knob.brought_by or " and ".join(f"the patch set {name!r}" for name in policy.requires)
         raise MissingError(
             f"policy {policy.name!r}: this kernel has no {knob.path}",
             remedy=f"boot a kernel with {needs} (numalab kernel build)" if needs else "choose another kernel",
@@ -200,6 +203,32 @@ def _set(machine: KnobHost, policy: Policy, knob: Knob, settings: list[Setting])
         raise ExperimentError(
             f"policy {policy.name!r}: {knob.path} did not take: wanted {knob.value!r}, got {setting.got!r}{because}"
         )
+
+
+#: Writes $2 into the file $1 of the process $0, or of the one it has started in its place (perf, say).
+_LATE = """
+pid=$0
+while :; do
+	child=
+	for each in /proc/[0-9]*; do
+		read -r _ _ _ parent _ 2>/dev/null < $each/stat && [ "$parent" = $pid ] && child=${each#/proc/}
+	done
+	[ "$child" ] || break
+	pid=$child
+done
+echo "$2" > "${1%PID*}$pid${1#*PID}"
+"""
+
+
+def _write_late(machine: KnobHost, policy: Policy, setting: LateSetting, pid: int) -> None:
+    done = machine.run(["sh", "-c", _LATE, str(pid), setting.path, setting.wanted])
+    if not done.ok:
+        words = done.stderr.decode(errors="replace").strip()
+        raise ExperimentError(
+            f"policy {policy.name!r}: {setting.wanted!r} could not be written to {setting.path} "
+            f"at the mark {setting.mark!r}: {words}"
+        )
+    setting.got = setting.wanted
 
 
 def _restore(machine: KnobHost, settings: list[Setting]) -> list[str]:
@@ -242,24 +271,3 @@ def _write(machine: KnobHost, path: str, value: str) -> str:
 
 def _same(got: str | None, wanted: str) -> bool:
     return got is not None and got.split() == wanted.split()
-
-
-def _memory_nodes(topology: Topology) -> str:
-    """All nodes with memory, as the kernel writes lists: "0-3", "0,2-3"."""
-    runs: list[list[int]] = []
-    for number, node in enumerate(topology.nodes):
-        if not node.memory:
-            continue
-        if runs and runs[-1][-1] == number - 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(number_list(range(run[0], run[-1] + 1)) for run in runs)
-
-
-def _existing(key: str, number: int, topology: Topology) -> NodeNumber:
-    count = len(topology.nodes)
-    if not 0 <= number < count:
-        has = "one node, 0" if count == 1 else f"nodes 0-{count - 1}"
-        raise UserError(f"{key} = {number}: there is no such node (the topology has {has})")
-    return NodeNumber(number, topology)

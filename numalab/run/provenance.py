@@ -15,6 +15,7 @@ from typing import Any
 import numalab
 from numalab.errors import ExperimentError
 from numalab.kernel.image import KernelImage
+from numalab.machine.host import ACCEL
 from numalab.machine.outcome import GuestFileError
 from numalab.paths import ROOT
 from numalab.run.lab import MachineLike, host_memory
@@ -101,7 +102,7 @@ def load_now() -> list[float]:
 
 def reproduce(experiment: str, point: Point, *, accel: str, repeats: int | None) -> str:
     """Return the command that runs this one cell again; `experiment` is the file or name as it was given."""
-    words = ["numalab", "run", experiment, "--accel", accel]
+    words = ["numalab", "run", experiment, *(["--host"] if accel == ACCEL else ["--accel", accel])]
     if repeats is not None:
         words += ["--repeat", str(repeats)]
     axes: Mapping[str, object] = point.to_json()

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from numalab.errors import UserError, nearest
-from numalab.machine.topology import LOCAL_DISTANCE, Node, Topology, check, uniform
+from numalab.errors import nearest
+from numalab.kernel.running import RUNNING
+from numalab.machine.host import this_host
+from numalab.machine.topology import Topology
 from numalab.measure.perf import DEFAULT_EVENTS
-from numalab.run.reader import Problems, Table, fits, read_toml, type_name
+from numalab.results import PLACEBO
+from numalab.run import interference, topologies
+from numalab.run.interference import Interference, interferences_in
+from numalab.run.reader import Problems, Table, read_toml
 
-AXES = ("kernel", "policy", "workload", "topology")
-#: The topology of an experiment that names none, and of any that names it.
-DEFAULT_TOPOLOGY = "four"
-#: The label of the A/A repetition of the baseline; no policy may be called so.
-PLACEBO = "placebo"
+AXES = ("kernel", "policy", "workload", "topology", "interference")
 MARKS = ("init", "ready", "done")
+INSTRUCTIONS = "instructions"
+#: What `[run] machine` may say: a machine is booted, or the host itself runs the programs.
+QEMU, HOST = "qemu", "host"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -75,6 +79,7 @@ class Running:
     """How cells are run.
 
     Attributes:
+        machine: "qemu" (emulated or under KVM), or "host": no machine, the host itself.
         timeout: seconds of wall time that one program may take.
         boot_timeout: seconds until a machine must have answered.
         fresh_machine: boot anew for every cell instead of sharing machines between cells.
@@ -82,8 +87,10 @@ class Running:
         nested: give the guest hardware virtualisation.
         mirror_host: bind guest node i to the host's i-th node, memory and CPUs (real NUMA hosts).
         huge_pages: back the guest's memory with huge pages of the host.
+        count: what the guest's time-stamp counter counts: "instructions" (emulation only), or "": time.
     """
 
+    machine: str = QEMU
     timeout: float = 600.0
     boot_timeout: float = 120.0
     fresh_machine: bool = False
@@ -91,11 +98,12 @@ class Running:
     nested: bool = False
     mirror_host: bool = False
     huge_pages: bool = False
+    count: str = ""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment file, read: the matrix is kernels × policies × workloads × topologies × repeats."""
+    """An experiment file, read: the matrix is the product of its axes (`AXES`) and the repeats."""
 
     name: str
     file: Path
@@ -103,6 +111,7 @@ class Experiment:
     policies: tuple[Variant, ...]
     workloads: tuple[Variant, ...]
     topologies: Mapping[str, Topology]
+    interferences: tuple[Interference, ...] = (interference.NONE,)
     title: str = ""
     seed: int = 1
     repeats: int = 3
@@ -121,6 +130,7 @@ class Experiment:
             "policy": tuple(policy.name for policy in self.policies),
             "workload": tuple(workload.name for workload in self.workloads),
             "topology": tuple(self.topologies),
+            "interference": tuple(each.name for each in self.interferences),
         }
 
     def kept(self) -> Iterator[dict[str, str]]:
@@ -142,29 +152,38 @@ class Experiment:
             "policies": {policy.name: {"policy": policy.base, **policy.params} for policy in self.policies},
             "workloads": {workload.name: {"workload": workload.base, **workload.params} for workload in self.workloads},
             "topologies": {name: topology.to_json() for name, topology in self.topologies.items()},
+            "interference": {each.name: each.to_json() for each in self.interferences if each.nodes},
             "measure": {key: list(words) for key, words in asdict(self.measure).items()},
             "run": asdict(self.running),
         }
 
 
-def read(path: Path, problems: Problems) -> Experiment:
+def read(path: Path, problems: Problems, *, host: bool = False) -> Experiment:
     """Return the experiment in `path`; what is wrong is noted in `problems`.
+
+    With `host` it is run on the host itself, whatever the file says of kernels, topologies and machines.
 
     Raises:
         UserError: the file is not there or not TOML.
+        MissingError: it is for the host, and the nodes of this host cannot be used.
     """
     top = Table(read_toml(path), "", problems)
     matrix, baseline = top.table("matrix"), top.table("baseline")
-    kernels = matrix.words("kernel", ("stock",))
+    running = _running(top.table("run"))
+    on_host = running.machine == HOST
+    kernels = matrix.words("kernel", (RUNNING if on_host else "stock",))
     policies = _variants(top.table("policies"), "policy", matrix.words("policy", ("none",)))
     workloads = _variants(top.table("workloads"), "workload", matrix.words("workload", required=True))
-    topologies = _topologies(top.table("topologies"), matrix.words("topology", (DEFAULT_TOPOLOGY,)))
+    named = matrix.words("topology", (HOST if on_host else topologies.DEFAULT,))
+    shapes = topologies.topologies_in(top.table("topologies"), named, host=this_host() if on_host else None)
+    beside = interferences_in(top.table("interference"), matrix.words("interference", (interference.NONE.name,)))
     matrix.close()
     axes = {
         "kernel": kernels,
         "policy": tuple(policy.name for policy in policies),
         "workload": tuple(workload.name for workload in workloads),
-        "topology": tuple(topologies),
+        "topology": tuple(shapes),
+        "interference": tuple(each.name for each in beside),
     }
     if PLACEBO in axes["policy"]:
         problems.add("matrix.policy", f"{PLACEBO!r} is the label of the A/A repetition (set placebo = true)")
@@ -177,16 +196,22 @@ def read(path: Path, problems: Problems) -> Experiment:
         kernels=kernels,
         policies=policies,
         workloads=workloads,
-        topologies=topologies,
+        topologies=shapes,
+        interferences=beside,
         excludes=tuple(_exclude(table, axes) for table in top.tables("exclude")),
         baseline_kernel=_baseline(baseline, "kernel", kernels),
         baseline_policy=_baseline(baseline, "policy", axes["policy"]),
         placebo=top.get("placebo", bool, False),
         measure=_measure(top.table("measure")),
-        running=_running(top.table("run")),
+        running=running,
     )
     baseline.close()
     top.close()
+    if host:  # the file was written for machines: what it says of them, and of their kernels, gives way
+        moved = Running(machine=HOST, timeout=running.timeout)
+        experiment = replace(
+            experiment, kernels=(RUNNING,), baseline_kernel=RUNNING, topologies={HOST: this_host()}, running=moved
+        )
     if all(axes.values()) and not any(experiment.kept()):
         problems.add("exclude", "leaves no point of the matrix")
     return experiment
@@ -210,71 +235,6 @@ def _variants(described: Table, axis: str, wanted: tuple[str, ...]) -> tuple[Var
             near = nearest(name, wanted)
             described.problems.add(table.key, f"is described here and not used in matrix.{axis}{near}")
     return tuple(found.get(name, Variant(name, name)) for name in wanted)
-
-
-def _topologies(described: Table, wanted: tuple[str, ...]) -> dict[str, Topology]:
-    problems = described.problems
-    found: dict[str, Topology | None] = {DEFAULT_TOPOLOGY: uniform()}
-    for name, table in described.children().items():
-        found[name] = _topology(table)
-        if name not in wanted:
-            near = nearest(name, wanted)
-            problems.add(table.key, f"is described here and not used in matrix.topology{near}")
-    chosen = {}
-    for number, name in enumerate(wanted):
-        topology = found.get(name)
-        if topology:
-            chosen[name] = topology
-        elif name not in found:
-            problems.add(f"matrix.topology[{number}]", f"unknown topology {name!r}{nearest(name, found)}")
-    return chosen
-
-
-def _topology(table: Table) -> Topology | None:
-    """One topology: either nodes alike (a number), or an array of tables, one per node."""
-    before = len(table.problems.found)
-    if isinstance(table.value.get("nodes"), list):
-        nodes = []
-        for each in table.tables("nodes"):
-            nodes.append(Node(each.count("cpus", 1, least=0), each.size("memory", "0", required=True)))
-            each.close()
-    else:
-        count = table.count("nodes", 4, least=1)
-        cpus = table.count("cpus_per_node", 1, least=0)
-        nodes = [Node(cpus, table.size("node_memory", "512M"))] * count
-    remote = table.get("remote_distance", int, 20)
-    if "distances" in table.value:
-        distances = _distances(table)
-    else:
-        span = range(len(nodes))
-        distances = tuple(tuple(LOCAL_DISTANCE if i == j else remote for j in span) for i in span)
-    asymmetric = table.get("asymmetric", bool, False)
-    visible = table.get("visible", bool, True)
-    levels = table.get("paging_levels", int, 4)
-    table.close()
-    if len(table.problems.found) > before:
-        return None
-    try:
-        topology = Topology(tuple(nodes), distances, visible, levels)
-        check(topology, allow_asymmetric=asymmetric)
-    except UserError as error:
-        table.problems.add(table.key, f"{error}{f'; {error.remedy}' if error.remedy else ''}")
-        return None
-    return topology
-
-
-def _distances(table: Table) -> tuple[tuple[int, ...], ...]:
-    rows = []
-    for number, row in enumerate(table.get("distances", list, [])):
-        where = f"{table.path('distances')}[{number}]"
-        if not isinstance(row, list):
-            table.problems.add(where, f"must be an array, not {type_name(row)}")
-            continue
-        for column, value in enumerate(row):
-            if not fits(value, int):
-                table.problems.add(f"{where}[{column}]", f"must be an integer, not {type_name(value)}")
-        rows.append(tuple(row))
-    return tuple(rows)
 
 
 def _exclude(table: Table, axes: Mapping[str, tuple[str, ...]]) -> Exclude:
@@ -320,6 +280,7 @@ def _measure(table: Table) -> Measure:
 
 def _running(table: Table) -> Running:
     running = Running(
+        machine=table.get("machine", str, QEMU),
         timeout=table.seconds("timeout", Running.timeout),
         boot_timeout=table.seconds("boot_timeout", Running.boot_timeout),
         fresh_machine=table.get("fresh_machine", bool, False),
@@ -327,6 +288,12 @@ def _running(table: Table) -> Running:
         nested=table.get("nested", bool, False),
         mirror_host=table.get("mirror_host", bool, False),
         huge_pages=table.get("huge_pages", bool, False),
+        count=table.get("count", str, ""),
     )
+    if running.machine not in (QEMU, HOST):
+        near = nearest(running.machine, (QEMU, HOST))
+        table.problems.add(table.path("machine"), f"{running.machine!r} is not {QEMU!r} or {HOST!r}{near}")
+    if running.count not in ("", INSTRUCTIONS):
+        table.problems.add(table.path("count"), f"{running.count!r} is not {INSTRUCTIONS!r}, the only thing counted")
     table.close()
     return running

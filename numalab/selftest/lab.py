@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from numalab.machine.session import Machine
     from numalab.machine.topology import Topology
 
+#: Seconds of wall time until a machine must have answered.
+_BOOT_SECONDS = 120.0
+
 #: (number of the repeat from 1, number of repeats, result)
 OnResult = Callable[[int, int, Result], None]
 
@@ -39,7 +42,7 @@ class Setting:
         kernel: under which.
         topology, accel, append: the machine.
         built: the programs.
-        patience: factor on every time-out.
+        patience: factor on every time-out, the boot's too.
     """
 
     group: Group
@@ -192,6 +195,7 @@ def _boot(setting: Setting, logs: Path) -> Machine:
         nested=group.nested,
         host_programs=host_programs,
         log_dir=logs,
+        boot_timeout=_BOOT_SECONDS * setting.patience,
     )
 
 

@@ -18,6 +18,7 @@ from numalab.kernel.image import KernelImage
 from numalab.kinds import Kind
 from numalab.machine.outcome import (
     BootFailureError,
+    CommandFailedError,
     CommandTimeoutError,
     Completed,
     GuestFileError,
@@ -47,6 +48,12 @@ POLICIES = {
             params={"node": Param(NodeNumber, 1, "where")},
         ),
         Policy("spread", "interleaved", options={"memory": "interleave:{nodes}"}),
+        Policy(
+            "crowded",
+            "company on a node",
+            params={"away": Param(NodeNumber, 1, "where")},
+            interference=("{away}",),
+        ),
         Policy("mitosis", "two knobs", knobs=(Knob(ZONE, "1"), Knob(THP, "always"))),
     )
 }
@@ -96,6 +103,10 @@ WORKLOADS = {
     for each in (
         FakeWorkload("gups", size="64M", memory="first-touch", act="ok"),
         FakeWorkload("btree", size="32M", act="ok"),
+        *(
+            FakeWorkload(name, size="1M", forever=False, memory="first-touch", cpus=None, threads=1, act="ok")
+            for name in ("stream", "noise")
+        ),
     )
 }
 
@@ -108,8 +119,33 @@ class FakeProcess:
         self._argv = list(argv)
         self._on_mark = on_mark
         self._done: Completed | None = None
+        self._stubborn = False
+
+    def wait_mark(self, name: str, timeout: float | None = None) -> Mark:
+        """For the program beside: it reaches its mark, unless it is told to fail there."""
+        self._machine.world.events.append(f"{self._argv[0]} {name}")
+        if "no-start" in self._argv:
+            self._end(2, b"")
+            raise CommandFailedError(f"{self._done} before its mark {name!r}")
+        if "slow-start" in self._argv:
+            raise CommandTimeoutError(f"{self._argv[0]} did not reach its mark {name!r} within {timeout:g} s")
+        if "early" in self._argv:
+            self._end(None, b"", signal=9)
+        return Mark(name, 0.1)
+
+    def ended(self) -> bool:
+        return self._done is not None
+
+    def kill(self, signal: int = 9) -> None:
+        self._machine.world.events.append(f"{self._argv[0]} told to end by signal {signal}")
+        if "stubborn" in self._argv:
+            self._end(None, b"", signal=9)
+            self._stubborn = True
+        else:
+            self._end(0, b'numalab-result: {"updates": 9}\n')
 
     def _mark(self, name: str) -> None:
+        self._machine.world.events.append(f"{self._argv[0]} {name}")
         if self._on_mark:
             self._on_mark(Mark(name, 0.5), self._machine)
         self._machine.files["/proc/vmstat"] = b"pgfault %d\nnr_free_pages 5\n" % self._machine.tick()
@@ -119,6 +155,9 @@ class FakeProcess:
         return self._done
 
     def wait(self, timeout: float | None = None) -> Completed:
+        if self._stubborn:
+            self._stubborn = False
+            raise CommandTimeoutError(f"{self._argv[0]} ran longer than {timeout:g} s and was killed")
         if self._done:
             return self._done
         act = self._argv[self._argv.index("--act") + 1] if "--act" in self._argv else "ok"
@@ -131,6 +170,8 @@ class FakeProcess:
             raise GuestHangError("the guest has had no heartbeat for 60 s; its last words:\nlast words")
         if act == "qemu-died":
             raise QemuDiedError("QEMU ended: out of memory\nlast words of the guest:\n(none)")
+        if act == "unmarked":
+            return self._end(0, b'numalab-result: {"updates": 5}\n')
         self._mark("init")
         self._mark("ready")
         if act == "timeout":
@@ -162,6 +203,8 @@ class World:
     boots: int = 0
     open: int = 0
     log: list[str] = field(default_factory=list)
+    #: Marks of programs, snapshots, and what happened to the programs beside, in their order.
+    events: list[str] = field(default_factory=list)
     boot_error: Exception | None = None
     free: int = 8 << 30
     total: int = 16 << 30
@@ -256,6 +299,7 @@ def make_lab(world: World, top: Path) -> Lab:
         if world.snapshot_error:
             raise world.snapshot_error
         archive.write_bytes(b"npz")
+        world.events.append(f"snapshot {label}")
         return {"label": label, "names": list(names)}
 
     def workload(name: str) -> FakeWorkload:

@@ -12,6 +12,8 @@ from numalab.measure.nodes import NodeMap
 
 PRESENT, PSE, PROTNONE, SPECIAL, NX = 1 << 0, 1 << 7, 1 << 8, 1 << 9, 1 << 63
 USER_TABLE = 0x67
+#: Software bits of an entry of a replica that leads to the primary's own table: always, and when it is far away.
+PASSTHROUGH, PASSTHROUGH_REMOTE = 1 << 11, 1 << 9
 MASK = 0x000F_FFFF_FFFF_F000
 
 

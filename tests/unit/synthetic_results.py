@@ -94,6 +94,7 @@ def result(
     topology: str = "four",
     workload: str = "gups",
     policy: str = "first-touch",
+    interference: str = "none",
     repeat: int = 0,
     samples: Iterable[Json] = (),
     outcome: Mapping[str, Any] | None = None,
@@ -105,11 +106,12 @@ def result(
 ) -> Json:
     """One result.json."""
     axes = {"kernel": kernel, "topology": topology, "workload": workload, "policy": policy, "repeat": repeat}
+    axes["interference"] = interference
     kind = "counted" if accel == "tcg" else "measured"
     given = {"size": 64 << 20, "threads": 4, **(params or {})}
     ended = {"type": "exit", "status": 0, "signal": None, "detail": "", "oops": None, **(outcome or {})}
     return {
-        "schema": 1,
+        "schema": 2,
         "kind": "numalab-result",
         "cell": {
             "id": hashlib.sha256(json.dumps([axes, experiment]).encode()).hexdigest()[:16],
@@ -119,6 +121,7 @@ def result(
         },
         "outcome": ended,
         "samples": list(samples),
+        "interference": [],
         "counters": {
             "kind": kind,
             "vmstat": {"pgfault": 16500 + repeat, "numa_hit": 17000},
@@ -155,10 +158,10 @@ def write(directory: Path, results: Iterable[Json], *, baseline: str = "first-to
     if experiment:
         axes = {
             axis: list(dict.fromkeys(each["cell"][axis] for each in found))
-            for axis in ("kernel", "policy", "workload", "topology")
+            for axis in ("kernel", "policy", "workload", "topology", "interference")
         }
         value = {
-            "schema": 1,
+            "schema": 2,
             "kind": "numalab-experiment",
             "name": found[0]["cell"]["experiment"],
             "file": "synthetic.toml",

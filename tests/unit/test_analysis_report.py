@@ -291,6 +291,9 @@ def group(pages: object, remote: object, **more: object) -> Group:
             leaf=np.zeros((3, len(nodes), len(nodes)), np.int64),
             remote=share,
             trees=1,
+            replicas=np.zeros_like(each),
+            unfilled=np.zeros_like(share),
+            before=share,
         )
         for each, share in zip(counts, shares, strict=True)
     ]
@@ -299,6 +302,15 @@ def group(pages: object, remote: object, **more: object) -> Group:
 
 def texts(svg: str) -> list[str]:
     return [text.strip() for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
+
+
+@pytest.mark.parametrize(
+    ("panels", "width", "columns", "rows"),
+    [(1, 2.3, 1, 1), (4, 2.3, 4, 1), (5, 2.3, 5, 1), (6, 2.3, 3, 2), (7, 2.3, 4, 2), (11, 2.3, 4, 3), (3, 20.0, 1, 3)],
+)
+def test_panels_fill_their_rows(panels: int, width: float, columns: int, rows: int) -> None:
+    """No panel alone on a last row: five stand beside each other, six in two rows of three."""
+    assert plots.arrange(panels, width) == (columns, rows)
 
 
 def test_placement_figure_shows_every_count_and_share() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import dataset, reference, selection
+from analysis import dataset, reference, report, selection
 from analysis.comparison import Finding
 from numalab.errors import UserError
 from numalab.kinds import Kind
@@ -49,7 +49,7 @@ def test_the_placebo_gives_the_noise_floor_and_is_not_compared(hardware: dataset
     for each in made:
         assert each.floor is not None and each.floor.factor is not None
         assert 1.0 < each.floor.factor < 1.1
-        assert each.floor == floors[each.point["workload"], "four", "workload", "updates_per_second"]
+        assert each.floor == floors[each.point["workload"], "four", "none", "workload", "updates_per_second"]
 
 
 def test_another_baseline(hardware: dataset.Dataset) -> None:
@@ -214,3 +214,23 @@ def test_every_published_table_names_its_source() -> None:
         assert f"{each.name}.csv" in readme
         assert "ASPLOS 2020" in each.source and "measured on hardware" in each.source
         assert len(each.table())
+
+
+def test_what_ran_beside_a_program_is_an_axis_like_any_other(tmp_path: Path) -> None:
+    """Cells with and without interference are never pooled, and can be compared with each other."""
+    results = []
+    for beside, factor in (("none", 1), ("far", 2)):
+        for policy in ("first-touch", "remote-tables"):
+            for repeat in range(4):
+                samples = [synthetic.sample("walk_references", 1e6 * factor, "references", "counted")]
+                made = {"policy": policy, "repeat": repeat, "interference": beside, "samples": samples}
+                results.append(synthetic.result(**made))
+    data = load(tmp_path, results)
+    assert data.axis("interference") == ["none", "far"]
+    for each in selection.along(data, "policy", metrics=["walk_references"]):
+        assert (each.a.n, each.b.n, each.finding) == (4, 4, Finding.SAME)
+    beside = selection.along(data, "interference", metrics=["walk_references"])
+    assert [(each.b.name, each.ratio.estimate) for each in beside] == [("far", 2.0)] * 2
+    html = report.render(data)
+    assert "interference far" in html
+    assert "<dt>interference</dt><dd>none, far</dd>" in html

@@ -137,7 +137,7 @@ def test_doctor_without_a_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     done = numalab("doctor", "--no-probe", "--json")
     found = {finding["check"]: finding for finding in json.loads(done.stdout)}
     assert found["python"]["state"] == "ok"
-    assert {"qemu-system-x86_64", "disk", "memory", "libvirt", "numa"} <= set(found)
+    assert {"qemu-system-x86_64", "disk", "memory", "libvirt", "numa", "memory of QEMU"} <= set(found)
     # Without tools in PATH each one is missing, and the way to get it is said.
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("numalab.kernel.tools.which", lambda _: None)

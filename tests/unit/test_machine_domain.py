@@ -10,7 +10,7 @@ import libvirt
 import pytest
 from hypothesis import given, settings
 
-from numalab.machine.domain import DomainSpec, HostBinding, to_xml
+from numalab.machine.domain import BASE_CMDLINE, DomainSpec, HostBinding, to_xml
 from numalab.machine.topology import Node, Topology, uniform
 from tests.unit.test_machine_topology import topologies
 
@@ -73,6 +73,28 @@ def test_cells_distances_and_memoryless_nodes() -> None:
     ]
     assert tree.findtext("devices/emulator", "").endswith("qemu-memoryless")
     assert parse(spec(uniform())).find("devices/emulator") is None
+
+
+def packages(topology: Topology) -> tuple[str | None, ...] | None:
+    found = parse(spec(topology)).find("cpu/topology")
+    return None if found is None else (found.get("sockets"), found.get("cores"), found.get("threads"))
+
+
+def test_a_package_per_node() -> None:
+    """A package, and so a last-level cache, that reached over nodes would make the guest's scheduler warn."""
+    assert packages(uniform(4, 1)) == ("4", "1", "1")
+    assert packages(uniform(2, 8)) == ("2", "8", "1")
+    assert packages(uniform(2, 8, visible=False)) == ("2", "8", "1")
+    far = ((10, 20, 20), (20, 10, 20), (20, 20, 10))
+    without = Topology((Node(2, 64 * MIB), Node(0, 64 * MIB), Node(2, 0)), far)
+    assert packages(without) == ("2", "2", "1")
+    uneven = Topology((Node(2, 64 * MIB), Node(1, 64 * MIB), Node(1, 64 * MIB)), far)
+    assert packages(uneven) is None
+
+
+def test_a_busy_host_does_not_make_the_guest_panic() -> None:
+    """Seen at a load of 17 on two CPUs: "Kernel panic: IO-APIC + timer doesn't work!", for want of timer ticks."""
+    assert "no_timer_check" in BASE_CMDLINE
 
 
 def test_oblivious_machines_have_no_cells() -> None:

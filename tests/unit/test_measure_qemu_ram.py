@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -121,12 +122,16 @@ class FakeQemu:
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(str(path))
         self._server.listen(1)
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def _serve(self) -> None:
         while True:
-            client, _ = self._server.accept()
-            with client, client.makefile("rw") as stream:
+            try:
+                client, _ = self._server.accept()
+            except OSError:  # closed: the test is over
+                return
+            with contextlib.suppress(BrokenPipeError), client, client.makefile("rw") as stream:
                 stream.write('{"QMP": {"version": {}, "capabilities": []}}\n')
                 stream.flush()
                 for line in stream:
@@ -149,7 +154,11 @@ class FakeQemu:
         return {"return": f"Host virtual address for {address:#x} (m0) is {host:#x}\r\n"}
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)  # wakes accept(), which close() alone does not
+        self._thread.join(timeout=10)
         self._server.close()
+        assert not self._thread.is_alive()
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from numalab.measure.render import _colour, render, to_svg
-from numalab.measure.snapshot import Snapshot
-from tests.unit.snapshots import replicated, snapshot, unreplicated
+from numalab.measure.snapshot import Replication, Snapshot
+from tests.unit.snapshots import lazily_replicated, replicated, snapshot, unreplicated
 
 
 def printed(made: Snapshot, *, encoding: str = "utf-8", colour: bool = False) -> str:
@@ -54,11 +54,31 @@ def test_nodes_without_cpus_see_nothing() -> None:
     assert text.count("% local") == 1
 
 
-def test_replicas_are_shown_one_by_one() -> None:
-    text = printed(snapshot(replicated()))
-    assert "primary, walked by CPUs of node 0, 2" in text
-    assert "replica 1, walked by CPUs of node 1" in text
-    assert text.count("table pages") == 3  # twice a heatmap, once a head of the bars
+def test_replicas_are_a_block_of_their_own() -> None:
+    text = printed(snapshot(lazily_replicated()))
+    primary, replicas = text.index("table pages "), text.index("\n  replicas ")
+    assert row(text[primary:replicas], "PTE") == ["▓▓▓▓▓▓", "1", "▓▓▓▓▓▓", "1", "·", "2"]
+    assert row(text[replicas:], "PTE") == ["·", "██████", "2", "·", "2"]
+    assert row(text[replicas:], "PGD") == ["·", "██████", "2", "·", "2"]
+    assert "lazy replicas · walked by CPUs of node 1, 2 · 1 + 0 entries lead to a local + remote PTE table" in text
+    assert "reached by no root: 1" in text
+
+
+def test_unfilled_entries_are_a_third_class() -> None:
+    text = printed(snapshot(lazily_replicated()))
+    bars = {line.split()[1]: line for line in text.splitlines() if "% local" in line}
+    assert bars["0"].endswith("81.8% local    18.2% remote")
+    assert bars["1"].count("·") == 17
+    assert bars["1"].endswith("45.5% local     0.0% remote    54.5% unfilled  (found: 0.0% remote)")
+    assert bars["2"].endswith("0.0% local     0.0% remote   100.0% unfilled")
+
+
+def test_a_process_without_replicas_has_no_block() -> None:
+    assert "replica" not in printed(snapshot(unreplicated()))
+    told = Replication("off", active=False, domains=())
+    text = printed(snapshot(replace(unreplicated(), replication=told)))
+    assert "replication off" in text
+    assert "\n  replicas " not in text
 
 
 def test_many_processes_are_an_overview() -> None:
@@ -114,7 +134,16 @@ def test_colours_get_lighter_and_stay_readable() -> None:
     assert lightness == sorted(lightness)
 
 
+def test_nothing_of_the_svg_is_cut_off() -> None:
+    """A long release name once made the headline longer than the picture was wide."""
+    shown = snapshot(unreplicated())
+    long = replace(shown, kernel={"release": "6.12.117+deb12-with-a-very-long-suffix-amd64"}, label="ready")
+    text = re.sub(r"<[^>]*>", "", to_svg(long)).replace("&#160;", " ")
+    assert long.kind.label in text
+
+
 def test_svg() -> None:
     picture = to_svg(snapshot(unreplicated()))
     assert picture.startswith("<svg")
     assert "remote" in picture
+    assert "unfilled" in to_svg(snapshot(lazily_replicated()))

@@ -14,10 +14,10 @@ import pytest
 from numalab.errors import ExperimentError, UserError
 from numalab.measure import archive, selfcheck
 from numalab.measure.counters import parse_status
-from numalab.measure.pagetable import Tables
-from numalab.measure.snapshot import SCHEMA, Root, Snapshot
+from numalab.measure.pagetable import UNLINKED, Tables
+from numalab.measure.snapshot import SCHEMA, Root, Seen, Snapshot
 from tests.unit.guest_memory import GuestMemory
-from tests.unit.snapshots import placement, replicated, snapshot, tree, unreplicated
+from tests.unit.snapshots import lazily_replicated, placement, replicated, snapshot, tree, unreplicated
 
 
 def test_table_pages_by_level_and_node() -> None:
@@ -43,10 +43,64 @@ def test_each_node_sees_its_own_replica() -> None:
     process = replicated()
     assert [process.root_seen_from(node) for node in (0, 1, 2)] == [0, 1, 0]
     assert [process.local_share(node) for node in (0, 1, 2)] == [1.0, 1.0, 0.0]
+    assert [process.remote_share(node) for node in (0, 1, 2)] == [0.0, 0.0, 1.0]
+    assert [process.remote_share_of_primary(node) for node in (0, 1, 2)] == [0.0, 1.0, 1.0]
     assert process.table_pages.tolist() == [[1, 1, 0]] * 4
-    assert process.table_pages_of(1).tolist() == [[0, 1, 0]] * 4
+    assert process.table_pages_of(0).tolist() == [[1, 0, 0]] * 4
+    assert process.table_pages_of(1).tolist() == process.replica_pages.tolist() == [[0, 1, 0]] * 4
     assert process.leaf_of(0).sum() == process.leaf_of(1).sum() == 9
     assert process.leaf[0].sum() == 12
+
+
+def test_a_lazy_replica_has_a_part_of_the_entries() -> None:
+    process = lazily_replicated()
+    # Node 1: three entries in its own page, two behind the pass-through; the primary has eight, two, and one of 2M.
+    assert [process.seen_from(node) for node in (0, 1, 2)] == [Seen(9, 2, 0), Seen(5, 0, 6), Seen(0, 0, 11)]
+    assert {process.seen_from(node).entries for node in (0, 1, 2)} == {11}
+    assert process.local_share(1) == pytest.approx(5 / 11)
+    assert process.unfilled_share(1) == pytest.approx(6 / 11)
+    assert process.remote_share(1) == 0.0
+    assert process.remote_share(2) is None  # a walk finds nothing yet: missing, not zero
+    assert process.remote_share_of_primary(2) == 1.0
+
+
+def test_a_pass_through_is_the_primarys_table() -> None:
+    process = lazily_replicated()
+    assert process.passthrough == (1, 0)
+    assert process.table_pages_of(0).sum() == 5
+    assert process.replica_pages.tolist() == [[0, 2, 0], [0, 1, 0], [0, 1, 0], [0, 2, 0]]
+    assert process.table_pages.sum() == 5 + 6
+    far = replace(process, roots=(*process.roots[:1], replace(process.roots[1], home=0), *process.roots[2:]))
+    assert far.passthrough == (0, 1)
+
+
+def test_replicas_that_no_root_reaches_hold_memory_and_nothing_else() -> None:
+    process = lazily_replicated()
+    assert process.table_pages_of(UNLINKED).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert process.leaf_of(UNLINKED).sum() == 0
+    # 4 of the primary below its top, 1 deposited, and of 6 replicas those that are no top pages.
+    assert process.accounted_bytes() == (4 + 1 + 4) * 4096
+    assert process.to_json()["replication"]["unlinked_pages"][0] == [0, 1, 0]
+
+
+def test_replication_in_json() -> None:
+    found = lazily_replicated().to_json()
+    assert found["replication"] | {"unlinked_pages": []} == {
+        "mode": "lazy",
+        "active": True,
+        "domains": [1, 2],
+        "primary_pages": [[1, 1, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0]],
+        "replica_pages": [[0, 2, 0], [0, 1, 0], [0, 1, 0], [0, 2, 0]],
+        "unlinked_pages": [],
+        "passthrough": {"local": 1, "remote": 0},
+    }
+    assert [(root["domain"], root["nodes"]) for root in found["roots"]] == [(None, [0]), (1, [1]), (2, [2])]
+    assert found["seen"]["1"] == {"local": 5, "remote": 0, "unfilled": 6}
+    assert found["remote_share"] == {"0": pytest.approx(2 / 11), "1": 0.0, "2": None}
+    plain = unreplicated().to_json()
+    assert plain["replication"] is None
+    assert plain["remote_share"] == plain["remote_share_of_primary"]
+    assert set(plain["unfilled_share"].values()) == {0.0}
 
 
 def test_a_page_that_replicas_share_counts_once() -> None:
@@ -77,7 +131,7 @@ def test_pages_that_processes_share_count_once_in_all() -> None:
 def test_agreement_with_the_kernels_account() -> None:
     process = unreplicated()
     assert process.accounted_bytes() == 4 * 4096  # PUD, PMD, PTE and one deposited; not the PGD
-    assert selfcheck.against_account(snapshot(process)) == []
+    assert selfcheck.against_account(snapshot(process, replicated(), lazily_replicated())) == []
     selfcheck.check(snapshot(process))
     wrong = replace(process, pgtables_bytes=5 * 4096)
     (difference,) = selfcheck.against_account(snapshot(wrong))
@@ -115,7 +169,10 @@ def equal(one: Snapshot, other: Snapshot) -> bool:
     return plain
 
 
-@pytest.mark.parametrize("made", [snapshot(unreplicated(), replicated()), snapshot(unreplicated()), snapshot()])
+@pytest.mark.parametrize(
+    "made",
+    [snapshot(unreplicated(), replicated()), snapshot(lazily_replicated()), snapshot(unreplicated()), snapshot()],
+)
 def test_archive_round_trip(made: Snapshot, tmp_path: Path) -> None:
     path = tmp_path / "snapshot.npz"
     archive.save(made, path)
@@ -137,6 +194,19 @@ def rewrite(path: Path, change: dict[str, Any], drop: str = "") -> None:
     out = io.BytesIO()
     np.savez_compressed(out, **arrays)
     path.write_bytes(out.getvalue())
+
+
+def test_an_archive_of_schema_1_is_still_read(tmp_path: Path) -> None:
+    """It knew no replicas: roots without a domain, processes without a word on replication."""
+    path = tmp_path / "old.npz"
+    archive.save(snapshot(unreplicated()), path)
+    with np.load(path) as stored:
+        processes = json.loads(stored["meta"].tobytes())["processes"]
+    for process in processes:
+        assert process.pop("replication") is None
+        process["roots"] = [{"nodes": root["nodes"], "frame": root["frame"]} for root in process["roots"]]
+    rewrite(path, {"schema": 1, "processes": processes})
+    assert equal(archive.load(path), snapshot(unreplicated()))
 
 
 def test_a_newer_archive_is_refused_by_name(tmp_path: Path) -> None:
@@ -163,6 +233,8 @@ def test_an_archive_that_lacks_something_is_refused(drop: str, tmp_path: Path) -
         {"frame": np.zeros(3, np.int64)},
         {"leaves": np.zeros((4, 9), np.int16)},
         {"process": np.array([0, 0, 0, 1], np.int32)},
+        {"root": np.array([0, 0, 0, 1], np.int32)},
+        {"root": np.array([0, 0, 0, -2], np.int32)},
         {"node": np.array([0, 0, 0, 3], np.int16)},
         {"node": np.array([0, 0, 0, -1], np.int16)},
         {"level": np.array([4, 3, 2, 0], np.int8)},

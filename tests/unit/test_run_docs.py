@@ -10,7 +10,7 @@ import pytest
 
 from numalab.paths import ROOT
 from numalab.results import OUTCOMES, load_experiment, load_results
-from numalab.run import spec
+from numalab.run import interference, spec, topologies
 from tests.unit.test_run_runner import ONE, Bench
 
 WORDS = {
@@ -20,23 +20,24 @@ WORDS = {
 
 
 def test_every_key_of_an_experiment_file() -> None:
-    source = Path(spec.__file__).read_text()
+    source = "".join(Path(str(each.__file__)).read_text() for each in (spec, topologies, interference))
     read = set(re.findall(r"\.(?:get|count|seconds|size|words|table|tables)\(\s*\"(\w+)\"", source))
     keys = {*read, *spec.AXES, *(field.name for field in (*fields(spec.Running), *fields(spec.Measure)))}
-    described = WORDS["experiments.md"] | {"matrix", "exclude", "policies", "workloads", "topologies", "measure", "run"}
-    # The two keys of a node stand in an example.
-    assert keys - described == {"cpus", "memory"}
+    tables = {"matrix", "exclude", "policies", "workloads", "topologies", "interference", "measure", "run"}
+    assert keys - WORDS["experiments.md"] - tables == set()
     assert len(keys) > 30
 
 
 def test_every_field_of_the_results(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    bench.run("repeats = 1\n" + ONE)
+    beside = 'workload = "gups"\ninterference = "far"\n[interference.far]\nnode = 1'
+    bench.run("repeats = 1\n" + ONE.replace('workload = "gups"', beside).replace('"64M"', '"128M"'))
     result = load_results(bench.out).results[0]
     names = {*result, *load_experiment(bench.out), *result["cell"], *result["outcome"], *result["counters"]}
     names |= {*result["provenance"], *result["provenance"]["host"], *result["provenance"]["git"]}
     names |= {
         *result["samples"][0],
+        *result["interference"][0],
         *result["placement"][0],
         *result["marks"][0],
         *load_experiment(bench.out)["runs"][0],

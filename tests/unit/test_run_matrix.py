@@ -12,16 +12,26 @@ from hypothesis import strategies as st
 
 from numalab.errors import UserError
 from numalab.machine.topology import uniform
+from numalab.results import NO_INTERFERENCE, PLACEBO
+from numalab.run.interference import Interference
 from numalab.run.matrix import parse_only, points, select
-from numalab.run.spec import PLACEBO, Exclude, Experiment, Variant
+from numalab.run.spec import Exclude, Experiment, Variant
 
-NAMES = st.lists(st.text("abcdef", min_size=1, max_size=3), min_size=1, max_size=4, unique=True)
+NAMES = st.lists(st.text("abcdef", min_size=1, max_size=3), min_size=1, max_size=3, unique=True)
 
 
 @st.composite
 def experiments(draw: st.DrawFn) -> Experiment:
-    kernels, policies, workloads, topologies = (draw(NAMES) for _ in range(4))
-    axes = {"kernel": kernels, "policy": policies, "workload": workloads, "topology": topologies}
+    kernels, policies, workloads, topologies, beside = (draw(NAMES) for _ in range(5))
+    beside = beside[:2]
+    beside[0] = draw(st.sampled_from([NO_INTERFERENCE, beside[0]]))
+    axes = {
+        "kernel": kernels,
+        "policy": policies,
+        "workload": workloads,
+        "topology": topologies,
+        "interference": beside,
+    }
     excludes = draw(
         st.lists(
             st.dictionaries(st.sampled_from(sorted(axes)), st.none(), min_size=1).flatmap(
@@ -39,6 +49,7 @@ def experiments(draw: st.DrawFn) -> Experiment:
         policies=tuple(Variant(name, name) for name in policies),
         workloads=tuple(Variant(name, name) for name in workloads),
         topologies=dict.fromkeys(topologies, uniform(1, 1, "64M")),
+        interferences=tuple(Interference(name) for name in beside),
         seed=draw(st.integers(0, 1 << 32)),
         repeats=draw(st.integers(1, 4)),
         excludes=tuple(Exclude(each) for each in excludes),
@@ -55,22 +66,26 @@ def expected(experiment: Experiment) -> set[tuple[str, ...]]:
         for policy in experiment.policies:
             for workload in experiment.workloads:
                 for topology in experiment.topologies:
-                    point = {"kernel": kernel, "policy": policy.name, "workload": workload.name, "topology": topology}
-                    gone = any(
-                        set(exclude.values) <= {axis for axis in point if point[axis] in exclude.values.get(axis, ())}
-                        for exclude in experiment.excludes
-                    )
-                    for repeat in range(0 if gone else experiment.repeats):
-                        wanted.add((kernel, policy.name, workload.name, topology, str(repeat)))
+                    for beside in experiment.interferences:
+                        point = {"kernel": kernel, "policy": policy.name, "workload": workload.name}
+                        point |= {"topology": topology, "interference": beside.name}
+                        if any(leaves_out(exclude, point) for exclude in experiment.excludes):
+                            continue
                         is_baseline = (kernel, policy.name) == (experiment.baseline_kernel, experiment.baseline_policy)
-                        if is_baseline and experiment.placebo:
-                            wanted.add((kernel, PLACEBO, workload.name, topology, str(repeat)))
+                        labels = [policy.name] + ([PLACEBO] if is_baseline and experiment.placebo else [])
+                        for label in labels:
+                            for repeat in range(experiment.repeats):
+                                wanted.add((kernel, label, workload.name, topology, beside.name, str(repeat)))
     return wanted
+
+
+def leaves_out(exclude: Exclude, point: dict[str, str]) -> bool:
+    return set(exclude.values) <= {axis for axis in point if point[axis] in exclude.values.get(axis, ())}
 
 
 @given(experiments())
 def test_every_point_that_is_not_excluded_exactly_once(experiment: Experiment) -> None:
-    found = [(p.kernel, p.policy, p.workload, p.topology, str(p.repeat)) for p in points(experiment)]
+    found = [(p.kernel, p.policy, p.workload, p.topology, p.interference, str(p.repeat)) for p in points(experiment)]
     assert len(found) == len(set(found))
     assert set(found) == expected(experiment)
 
@@ -130,6 +145,15 @@ def test_the_order_is_the_same_everywhere() -> None:
     assert found[:8] == ["saz", "sbz", "scz", "pdz", "pcz", "paz", "sdz", "pbz"]
 
 
+def test_with_and_without_interference_are_neighbours() -> None:
+    """What is compared is run close together in time; and the points without stay in their order."""
+    both = replace(big(1), interferences=(*big(1).interferences, Interference("far")))
+    found = points(both)
+    groups = [key for key, _ in groupby(found, key=lambda p: (p.repeat, p.workload))]
+    assert len(groups) == len(set(groups))
+    assert [p for p in found if p.interference == NO_INTERFERENCE] == points(big(1))
+
+
 def test_first_positions_are_spread() -> None:
     """Over many seeds no variant is first much more often than another (8 variants, 800 draws)."""
     firsts = [points(replace(big(seed), repeats=1))[0] for seed in range(800)]
@@ -156,8 +180,9 @@ def test_only() -> None:
         ("policy=e", "--only policy=e: no policy 'e' in this matrix"),
         ("kernel=stok", "--only kernel=stok: no kernel 'stok' in this matrix (did you mean 'stock'?)"),
         ("kernl=stock", "--only kernl=stock: write KEY=VALUE with KEY one of kernel, policy, workload, topology, "
-         "repeat (did you mean 'kernel'?)"),
-        ("stock", "--only stock: write KEY=VALUE with KEY one of kernel, policy, workload, topology, repeat"),
+         "interference, repeat (did you mean 'kernel'?)"),
+        ("stock", "--only stock: write KEY=VALUE with KEY one of kernel, policy, workload, topology, interference, "
+         "repeat"),
         ("repeat=3", "--only repeat=3: no repeat '3' in this matrix"),
         ("policy=placebo", "--only policy=placebo: no policy 'placebo' in this matrix"),
     ],

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from numalab.errors import ExperimentError, MachineLostError, MissingError, UserError
 from numalab.kernel.image import KernelImage
-from numalab.machine.outcome import QemuDiedError
+from numalab.machine.outcome import Completed, QemuDiedError
 from numalab.machine.topology import Node, Topology, uniform
+from numalab.run import policy as policy_module
 from numalab.run.lab import MachineRequest
-from numalab.run.policy import NONE, Knob, NodeNumber, Param, Policy, applied
+from numalab.run.policy import NONE, Knob, LateSetting, NodeList, NodeNumber, Param, Policy, applied
 from tests.unit.fake_lab import KNOB, POLICIES, THP, ZONE, FakeMachine, World
 
 BOTH = POLICIES["mitosis"]
@@ -150,3 +154,98 @@ def test_nodes_without_memory_and_without_cpus() -> None:
         policy.bind({"n": 4}, odd)
     with pytest.raises(UserError, match="the topology has one node, 0"):
         policy.bind({"n": 1}, uniform(1))
+
+
+class Marking(FakeMachine):
+    """A machine whose next command announces marks when the test says so."""
+
+    def __init__(self, tmp_path: Path, answer: Completed) -> None:
+        super().__init__(World(), MachineRequest(KernelImage("patched", tmp_path, "6.12"), uniform(2)), tmp_path)
+        self.answer = answer
+        self.waiting: list[tuple[str, Callable[[int], None]]] = []
+
+    @contextmanager
+    def at_mark(self, name: str, action: Callable[[int], None]) -> Iterator[None]:
+        self.waiting.append((name, action))
+        yield
+        self.waiting.remove((name, action))
+
+    def run(self, argv: Sequence[str], *, timeout: float | None = None) -> Completed:
+        self.world.log.append(" ".join(argv[3:]))
+        return self.answer
+
+
+LATE = Policy("late", "", knobs=(Knob(ZONE, "1"), Knob("/proc/PID/file", "migrate 1", mark="ready")))
+
+
+def test_a_knob_that_waits_for_a_mark(tmp_path: Path) -> None:
+    fake = Marking(tmp_path, Completed([], 0, None, b"", b""))
+    with applied(fake, LATE) as settings:
+        assert settings[1].got is None
+        ((name, action),) = fake.waiting
+        assert name == "ready"
+        action(77)
+        assert isinstance(settings[1], LateSetting)
+        assert (settings[1].before, settings[1].wanted, settings[1].got, settings[1].mark) == (
+            None,
+            "migrate 1",
+            "migrate 1",
+            "ready",
+        )
+    assert fake.waiting == []
+    # It belongs to the program, which is gone: nothing is restored.
+    assert fake.world.log == [f"{ZONE}=1", "77 /proc/PID/file migrate 1", f"{ZONE}=0"]
+    assert LATE.to_json()["knobs"] == [[ZONE, "1"], ["/proc/PID/file", "migrate 1", "at ready"]]
+
+
+def test_a_late_knob_that_does_not_take(tmp_path: Path) -> None:
+    fake = Marking(tmp_path, Completed([], 1, None, b"", b"sh: write error: Invalid argument\n"))
+    with (
+        pytest.raises(ExperimentError, match=r"'migrate 1' could not be written to /proc/PID/file at the mark 'ready'"),
+        applied(fake, LATE),
+    ):
+        fake.waiting[0][1](77)
+    assert fake.files[ZONE] == b"0\n"
+
+
+def test_the_shell_that_writes_late_finds_the_program_behind_its_wrapper(tmp_path: Path) -> None:
+    """The script as it stands, on this host: a process that has a child is not the program."""
+    wrapper = subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert wrapper.stdout
+        child = wrapper.stdout.readline().strip()
+        (tmp_path / child).mkdir()
+        script = policy_module._LATE
+        command = ["sh", "-c", script, str(wrapper.pid), f"{tmp_path}/PID/file", "migrate 1"]
+        subprocess.run(command, check=True, timeout=60)
+        assert (tmp_path / child / "file").read_text() == "migrate 1\n"
+        subprocess.run(["kill", child], check=True)
+    finally:
+        wrapper.kill()
+        wrapper.wait()
+
+
+def test_a_missing_knob_names_what_brings_it(tmp_path: Path) -> None:
+    policy = Policy("p", "", knobs=(Knob("/sys/none", "1", brought_by="the flavour debug"),), requires=("common",))
+    with pytest.raises(MissingError) as caught, applied(machine(tmp_path), policy):
+        pass
+    assert caught.value.remedy == "boot a kernel with the flavour debug (numalab kernel build)"
+
+
+def test_an_option_that_comes_to_nothing_is_not_set() -> None:
+    policy = Policy(
+        "p", "", options={"huge": "{huge}", "cpus": "0"}, params={"huge": Param(str, "", "", ("", "never"))}
+    )
+    assert policy.bind({}, uniform(2)).options == {"cpus": "0"}
+    assert policy.bind({"huge": "never"}, uniform(2)).options == {"huge": "never", "cpus": "0"}
+    assert policy.problems({"huge": "nevre"}) == [("huge", "'nevre' is none of '', 'never' (did you mean 'never'?)")]
+
+
+def test_lists_of_nodes() -> None:
+    policy = Policy("p", "", wrap=("{on}",), params={"on": Param(NodeList, "all", "")})
+    assert policy.bind({}, uniform(4)).wrap == ("0-3",)
+    assert policy.bind({"on": "0,2-3"}, uniform(4)).wrap == ("0,2-3",)
+    for wrong in ("", "x", "0-9", "4"):
+        with pytest.raises(UserError, match="on = "):
+            policy.bind({"on": wrong}, uniform(4))
+    assert policy.problems({"on": 3}) == [("on", "must be a list of nodes, not an integer (3)")]

@@ -50,12 +50,13 @@ def test_knobs_as_grep_prints_them() -> None:
 
 
 def test_the_line_that_reproduces_a_cell() -> None:
-    point = Point("/boot/my kernel", "placebo", "gups", "two", 4, placebo_of="none")
+    point = Point("/boot/my kernel", "placebo", "gups", "two", 4, placebo_of="none", interference="far")
     line = provenance.reproduce("my exp.toml", point, accel="kvm", repeats=9)
     words = shlex.split(line)
     assert words[:7] == ["numalab", "run", "my exp.toml", "--accel", "kvm", "--repeat", "9"]
-    assert words[7::2] == ["--only"] * 5
-    assert words[8::2] == ["kernel=/boot/my kernel", "policy=placebo", "workload=gups", "topology=two", "repeat=4"]
+    assert words[7::2] == ["--only"] * 6
+    axes = ["kernel=/boot/my kernel", "policy=placebo", "workload=gups", "topology=two", "interference=far", "repeat=4"]
+    assert words[8::2] == axes
 
 
 def test_versions_and_kernel() -> None:

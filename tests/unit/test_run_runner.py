@@ -106,7 +106,7 @@ def test_machines_make_room_for_each_other(bench: Bench) -> None:
 
 def test_a_result_field_by_field(bench: Bench) -> None:
     result = bench.act("ok")
-    assert (result["schema"], result["kind"]) == (1, "numalab-result")
+    assert (result["schema"], result["kind"]) == (2, "numalab-result")
     cell = result["cell"]
     assert {key: cell[key] for key in ("experiment", "kernel", "topology", "workload", "policy", "repeat")} == {
         "experiment": "exp",
@@ -144,7 +144,7 @@ def test_a_result_field_by_field(bench: Bench) -> None:
     assert len(provenance["host"]["load"]) == 3
     assert provenance["reproduce"] == (
         f"numalab run {bench.top}/exp.toml --accel auto --only kernel=stock --only policy=none "
-        "--only workload=gups --only topology=four --only repeat=0"
+        "--only workload=gups --only topology=four --only interference=none --only repeat=0"
     )
     directory = bench.out / "cells" / cell["id"]
     assert (directory / "stdout.txt").read_bytes().startswith(b"hello\n")
@@ -396,11 +396,11 @@ def test_a_corrupted_index_is_written_anew(bench: Bench) -> None:
 def test_a_newer_result_is_refused_by_name(bench: Bench) -> None:
     done = bench.run().done
     path = bench.out / "cells" / done[0]["cell"]["id"] / "result.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 2}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 3}))
     with pytest.raises(NewerSchemaError) as caught:
         bench.run(resume=True)
-    assert str(caught.value) == f"{path}: schema 2 is newer than the schema 1 that this numalab reads"
-    assert json.loads(path.read_text())["schema"] == 2
+    assert str(caught.value) == f"{path}: schema 3 is newer than the schema 2 that this numalab reads"
+    assert json.loads(path.read_text())["schema"] == 3
 
 
 def test_two_runs_into_one_directory(bench: Bench) -> None:

@@ -85,6 +85,19 @@ def test_a_whole_file(tmp_path: Path) -> None:
     assert (experiment.running.timeout, experiment.running.boot_timeout) == (5, 7.5)
 
 
+def test_interference(tmp_path: Path) -> None:
+    text = matrix('interference = ["none", "near", "both"]') + "[interference.both]\nnode = [0, 1]\n"
+    experiment = read(tmp_path, text + '[interference.near]\nworkload = "noise"\nnode = 0\nsize = "2M"\n')
+    none, near, both = experiment.interferences
+    assert (none.name, none.nodes) == ("none", ())
+    assert (near.name, near.workload, near.nodes, near.params) == ("near", "noise", (0,), {"size": "2M"})
+    assert (both.workload, both.nodes) == ("stream", (0, 1))
+    assert experiment.to_json()["interference"] == {
+        "near": {"workload": "noise", "node": [0], "size": "2M"},
+        "both": {"workload": "stream", "node": [0, 1]},
+    }
+
+
 def test_defaults(tmp_path: Path) -> None:
     experiment = read(tmp_path, 'matrix = { workload = "gups" }')
     assert experiment.name == "exp"
@@ -93,10 +106,15 @@ def test_defaults(tmp_path: Path) -> None:
         "policy": ("none",),
         "workload": ("gups",),
         "topology": ("four",),
+        "interference": ("none",),
     }
     assert experiment.topologies["four"] == uniform()
     assert (experiment.baseline_kernel, experiment.baseline_policy) == ("stock", "none")
     assert experiment.measure.snapshots == ("ready",)
+
+
+def beside(described: str, *, axis: str = "far") -> str:
+    return matrix(f'interference = ["none", "{axis}"]\n' + (f"[interference.far]\n{described}" if described else ""))
 
 
 GOLDEN = {
@@ -232,6 +250,70 @@ GOLDEN = {
         "exp.toml: policies.far: policy 'far' on topology 'four': node = 4: there is no such node "
         "(the topology has nodes 0-3)",
     ),
+    "unknown interference": (
+        beside("", axis="fra") + "[interference.far]\nnode = 1",
+        "exp.toml: matrix.interference[1]: unknown interference 'fra' (did you mean 'far'?) "
+        "(describe it: [interference.fra] node = 1)",
+    ),
+    "unused interference": (
+        beside("", axis="fra") + "[interference.far]\nnode = 1",
+        "exp.toml: interference.far: is described here and not used in matrix.interference (did you mean 'fra'?)",
+    ),
+    "interference without node": (beside('workload = "noise"'), "exp.toml: interference.far.node: is missing"),
+    "interference on no node": (beside("node = []"), "exp.toml: interference.far.node: must name at least one"),
+    "interference on a word": (
+        beside('node = ["1"]'),
+        "exp.toml: interference.far.node[0]: must be an integer, not a string",
+    ),
+    "interference twice on a node": (
+        beside("node = [1, 1]"),
+        "exp.toml: interference.far.node[1]: node 1 is there twice",
+    ),
+    "interference on a node that is not there": (
+        beside('workload = "noise"\nnode = 4'),
+        "exp.toml: interference.far: on topology 'four': node = 4: there is no such node (the topology has nodes 0-3)",
+    ),
+    "interference of an unknown workload": (
+        beside('workload = "nois"\nnode = 1'),
+        "exp.toml: interference.far.workload: unknown workload 'nois' (did you mean 'noise'?)",
+    ),
+    "interference that ends by itself": (
+        beside('workload = "gups"\nnode = 1'),
+        "exp.toml: interference.far.workload: 'gups' ends by itself; what can run beside a program: stream, noise",
+    ),
+    "unknown parameter of an interference": (
+        beside('workload = "noise"\nnode = 1\nsiez = "1M"'),
+        "exp.toml: interference.far: on topology 'four': siez: unknown parameter (did you mean 'size'?) of workload "
+        "'noise'",
+    ),
+    "interference too large for its node": (
+        beside('workload = "noise"\nnode = 1\nsize = "512M"'),
+        "exp.toml: interference.far: on topology 'four': size: '512M' does not fit into node 1, which has 512 MiB",
+    ),
+    "interference without CPUs": (
+        beside('workload = "noise"\nnode = 1')
+        + '[topologies.four]\nnodes = [{ cpus = 1, memory = "64M" }, { cpus = 0, memory = "64M" }]',
+        "exp.toml: interference.far: on topology 'four': node = 1: this node has no CPUs to run on; name others with "
+        "cpus",
+    ),
+    "interference without memory": (
+        beside('workload = "noise"\nnode = 1')
+        + '[topologies.four]\nnodes = [{ cpus = 1, memory = "64M" }, { cpus = 1, memory = 0 }]',
+        "exp.toml: interference.far: on topology 'four': node = 1: this node has no memory to load",
+    ),
+    "interference on a hidden node": (
+        beside('workload = "noise"\nnode = 1') + "[topologies.four]\nvisible = false",
+        "exp.toml: interference.far: on topology 'four': node = 1: nodes are hidden from this guest (visible = false)",
+    ),
+    "reserved interference": (
+        beside("node = 1") + "[interference.none]\nnode = 1",
+        "exp.toml: interference.none: 'none' means that nothing runs beside the program; take another name",
+    ),
+    "interference of a policy": (
+        matrix('policy = "crowded"') + "[policies.crowded]\naway = 4",
+        "exp.toml: policies.crowded: policy 'crowded' on topology 'four': away = 4: there is no such node "
+        "(the topology has nodes 0-3)",
+    ),
     "option the workload lacks": (
         matrix('policy = "spread"', workload='"btree"'),
         "exp.toml: matrix.workload (btree): policy 'spread' sets the option 'memory', which workload 'btree' does "
@@ -247,7 +329,7 @@ GOLDEN = {
     ),
     "empty exclude": (
         matrix() + '[[exclude]]\nbecause = "why not"',
-        "exp.toml: exclude[0]: must name at least one of kernel, policy, workload, topology",
+        "exp.toml: exclude[0]: must name at least one of kernel, policy, workload, topology, interference",
     ),
     "all excluded": (
         matrix() + '[[exclude]]\nkernel = "stock"',

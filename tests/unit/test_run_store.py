@@ -16,7 +16,7 @@ from numalab.run import store
 
 TODAY = date(2026, 11, 21)
 RESULT: dict[str, Any] = {
-    "schema": 1,
+    "schema": 2,
     "kind": "numalab-result",
     "cell": {
         "id": "0123456789abcdef",
@@ -25,11 +25,13 @@ RESULT: dict[str, Any] = {
         "topology": "four",
         "workload": "gups",
         "policy": "none",
+        "interference": "none",
         "repeat": 0,
         "params": {},
     },
     "outcome": {"type": "exit", "status": 0},
     "samples": [],
+    "interference": [],
     "counters": {},
     "placement": [],
     "provenance": {},
@@ -130,17 +132,36 @@ def test_no_results(tmp_path: Path) -> None:
 
 
 def test_older_schemas_are_upgraded_and_newer_ones_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def from_1(value: dict[str, Any]) -> dict[str, Any]:
-        return {**value, "schema": 2, "seconds": value["seconds"] * 1000}
+    def from_2(value: dict[str, Any]) -> dict[str, Any]:
+        return {**value, "schema": 3, "seconds": value["seconds"] * 1000}
 
     path = write(tmp_path, RESULT)
-    monkeypatch.setattr(results, "RESULT_SCHEMA", 2)
-    monkeypatch.setattr(results, "UPGRADERS", {1: from_1})
+    monkeypatch.setattr(results, "RESULT_SCHEMA", 3)
+    monkeypatch.setattr(results, "UPGRADERS", {2: from_2})
     assert load_result(path)["seconds"] == 1500
     monkeypatch.undo()
     path.write_text(json.dumps(RESULT | {"schema": 7}))
-    with pytest.raises(NewerSchemaError, match="schema 7 is newer than the schema 1"):
+    with pytest.raises(NewerSchemaError, match="schema 7 is newer than the schema 2"):
         load_results(tmp_path)
+
+
+def test_schema_1_knew_no_interference(tmp_path: Path) -> None:
+    cell = {key: value for key, value in RESULT["cell"].items() if key != "interference"}
+    old = {key: value for key, value in RESULT.items() if key != "interference"} | {"schema": 1, "cell": cell}
+    assert load_result(write(tmp_path, old)) == RESULT
+    index = {"schema": 1, "kind": "numalab-experiment", "name": "x", "seed": 1, "order": [], "cells": [cell]}
+    (tmp_path / "experiment.json").write_text(json.dumps(index))
+    assert results.load_experiment(tmp_path)["cells"] == [RESULT["cell"]]
+
+
+@pytest.mark.parametrize("cell", [None, "x", 3])
+def test_an_old_result_of_another_shape(tmp_path: Path, cell: object) -> None:
+    with pytest.raises(CorruptResultError, match="cell is "):
+        load_result(write(tmp_path, RESULT | {"schema": 1, "cell": cell}))
+    index = {"schema": 1, "kind": "numalab-experiment", "name": "x", "seed": 1, "order": [], "cells": cell}
+    (tmp_path / "experiment.json").write_text(json.dumps(index))
+    with pytest.raises(CorruptResultError, match="cells is "):
+        results.load_experiment(tmp_path)
 
 
 def test_every_schema_has_a_way_up() -> None:

@@ -109,7 +109,8 @@ class Bench:
         monkeypatch.setattr(images, "resolve", self.resolve)
         monkeypatch.setattr(accel, "choose", lambda wanted: "tcg")
         built = {f"futex/functional/{name}": "static" for name in ("futex_wait", "futex_requeue")}
-        monkeypatch.setattr(cli, "_programs", lambda source: Programs(Path("/built"), built, {"mm/cow": "no"}, "key"))
+        programs = Programs(Path("/built"), built, {"mm/cow": "no"}, "key")
+        monkeypatch.setattr(cli, "built_programs", lambda source: programs)
         real = lab.run
 
         def remember(setting: lab.Setting, *args: Any, **more: Any) -> Run:

@@ -45,6 +45,7 @@ def test_nothing_given_is_the_bare_program() -> None:
         ("gups", {"memory": "interleave:all", "tables": "local"}, ["--memory", "interleave:all", "--tables", "local"]),
         ("memops", {"ops": ["mmap", "fork"]}, ["--ops", "mmap,fork"]),
         ("memops", {"ops": "mmap,fork", "mark-ops": True}, ["--ops", "mmap,fork", "--mark-ops"]),
+        ("memops", {"count": True, "touchers": "all"}, ["--count", "--touchers", "all"]),
         ("stream", {"seconds": 2}, ["--seconds", "2.0"]),
         ("stream", {"seconds": "0.5"}, ["--seconds", "0.5"]),
     ],
@@ -83,6 +84,7 @@ def test_argv(name: str, params: dict[str, Any], argv: list[str]) -> None:
         ("stream", {"seconds": True}, "not a number of seconds"),
         ("memops", {"ops": "mmap,mprotec"}, "(did you mean 'mprotect'?)"),
         ("memops", {"ops": 3}, "is not a list of mmap, mprotect"),
+        ("memops", {"count": True, "mark-ops": True}, "mark-ops and count exclude each other"),
         ("memops", {"init": "single"}, "has no parameter 'init'"),
     ],
 )

@@ -12,6 +12,7 @@
 #include "common/team.h"
 #include "gups/table.h"
 #include "memops/samples.h"
+#include "memops/touch.h"
 #include "stream/kernels.h"
 
 #define CHECK(condition)                                                      \
@@ -198,8 +199,33 @@ static void samples_are_summed_up(void)
 	CHECK(samples_quantile(&samples, 0.99) == 99);
 	CHECK(samples_quantile(&samples, 1) == 100);
 	CHECK(samples_mean(&samples) == 50.5);
-	free(samples.ns);
-	free(more.ns);
+	CHECK(samples_low(&samples) == 25.5);
+	samples.count = 3;
+	CHECK(samples_low(&samples) == 1.5);
+	samples.count = 1;
+	CHECK(samples_low(&samples) == 1);
+	free(samples.values);
+	free(more.values);
+}
+
+/* A page that is not what it should be ends the program: what is called here must not. */
+static void regions_are_stamped(void)
+{
+	struct region region = { .size = 5 * 4096, .page = 4096 };
+	struct helpers *helpers;
+
+	region.start = calloc(5, 4096);
+	CHECK(region.start);
+	region_look_blank(&region);
+	region_stamp(&region);
+	region_look(&region);
+	CHECK(memcmp(region.start, region.start + 4096, 8)); /* each page its own */
+	CHECK(!memcmp(region.start + 8, region.start + 4096 + 8, 4088));
+	helpers = helpers_start(&region);
+	helpers_look(helpers);
+	helpers_look(helpers);
+	helpers_stop(helpers);
+	free(region.start);
 }
 
 int main(void)
@@ -218,6 +244,7 @@ int main(void)
 		{ "trees_fit", trees_fit },
 		{ "stream_errors_are_counted", stream_errors_are_counted },
 		{ "samples_are_summed_up", samples_are_summed_up },
+		{ "regions_are_stamped", regions_are_stamped },
 	};
 
 	for (size_t i = 0; i < sizeof(checks) / sizeof(*checks); i++) {

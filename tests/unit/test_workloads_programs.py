@@ -396,6 +396,37 @@ def test_memops_marks_operations(programs: dict[str, Path]) -> None:
     assert seen == ["init", "ready", *batch, *batch, "done"]
 
 
+def test_memops_counts_fork_and_exit_as_one(programs: dict[str, Path]) -> None:
+    values = result(programs["memops"], "--size", "64K", "--iterations", "3", "--ops", "fork,forkexit")
+    assert values["forkexit_count"] == 3
+    assert values["fork_ns_min"] < values["forkexit_ns_max"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--count", "--threads", "2"], "leave out --threads"),
+        (["--count", "--batch", "2"], "leave out --threads and --batch"),
+        (["--count", "--mark-ops"], "exclude each other"),
+        (["--count", "--ops", "fork"], "has forkexit, not fork"),
+        (["--touchers", "one"], "--touchers goes with --count"),
+        (["--count", "--touchers", "al"], "did you mean 'all'?"),
+    ],
+)
+def test_memops_counting_has_its_limits(programs: dict[str, Path], options: list[str], words: str) -> None:
+    done = run(programs["memops"], *options)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_memops_counts_only_where_it_can(programs: dict[str, Path]) -> None:
+    """Time stamps of this host are no instructions, and are not taken for any."""
+    done = run(programs["memops"], "--count", "--size", "64K")
+    assert done.returncode == 1
+    assert "does not count instructions" in done.stderr
+    assert done.stdout == ""
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_marks_come_in_order_and_wait(programs: dict[str, Path], name: str) -> None:
     with marked(programs[name], *SMALL[name]) as program:

@@ -52,3 +52,27 @@ def test_the_patches_own_tests_pass(patched: KernelImage, tmp_path: Path, levels
         skipped = [name for name, (verdict, _) in result.tests.items() if verdict is Verdict.SKIP]
         assert all(any(name.startswith(lack) for lack in LACKS) for name in skipped), skipped
         assert len(result.tests) - len(skipped) >= 15
+
+
+#: Fault injection is in the debug flavour only.
+NOT_HERE = {"pgtable_repl_fault_inject"}
+
+
+@pytest.mark.parametrize(("levels", "pti"), [(4, "on"), (5, "off")])
+def test_replicas_say_what_the_page_tables_say(patched: KernelImage, tmp_path: Path, levels: int, pti: str) -> None:
+    with patched_files() as files:
+        built = build.build(files)
+    group = catalogue.group("pgrepl")
+    shape = uniform(4, 1, "512M", paging_levels=levels)
+    with Machine(patched, shape, accel="tcg", share=built.top, log_dir=tmp_path, append=f"pti={pti}") as machine:
+        results = runner.run(
+            group,
+            group.programs,
+            partial(nullcontext, machine),  # type: ignore[arg-type]
+            built.linkage,
+            patience=3.0,
+        )
+    assert not machine.complaints
+    assert len(results) == len(group.programs)
+    for result in results:
+        assert result.verdict is (Verdict.SKIP if result.program in NOT_HERE else Verdict.PASS), result

@@ -120,6 +120,29 @@ def test_remote_tables_on_the_patched_kernel(tmp_path: Path, patched: KernelImag
     )
 
 
+def test_interference_loads_its_node_and_leaves_the_tables_alone(tmp_path: Path, stock: KernelImage) -> None:
+    text = EXPERIMENT.format(kernel="stock", policies='["none"]', cpus='cpus = "0"')
+    text = text.replace("[workloads.gups]", 'interference = ["none", "far"]\n[workloads.gups]').replace("100k", "400k")
+    file = tmp_path / "exp.toml"
+    file.write_text(text + '[interference.far]\nnode = 1\nsize = "24M"\n')
+    lab = default_lab()
+    summary = runner.run(check.load(file, lab), lab, Options(given="x", out=tmp_path / "out", accel="tcg"))
+    assert not summary.failed, [result["outcome"] for result in summary.failed]
+    found = {result["cell"]["interference"]: result for result in summary.done}
+    assert found["none"]["interference"] == []
+    [beside] = found["far"]["interference"]
+    assert (beside["workload"], beside["node"], beside["outcome"]["status"]) == ("stream", 1, 0)
+    values = {sample["metric"]: sample["value"] for sample in beside["samples"]}
+    assert values["iterations"] >= 1
+    assert values["errors"] == 0
+    assert values["sampled_pages_node1"] > 0
+    assert values["sampled_pages_node0"] == 0
+    # Snapshot and first touch are over before it starts.
+    assert tables_of(found["far"])[0] == pytest.approx(tables_of(found["none"])[0], abs=OTHERS)
+    left = found["far"]["provenance"]["machine"]["boot"], found["none"]["provenance"]["machine"]["boot"]
+    assert left == (1, 1), "stopped for good: the next cell has the machine to itself"
+
+
 def test_a_panic_is_a_result_and_the_run_goes_on(tmp_path: Path, stock: KernelImage) -> None:
     crash = Policy("crash", "", wrap=("sh", "-c", "echo c > /proc/sysrq-trigger; sleep 60"))
     real = default_lab()

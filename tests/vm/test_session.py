@@ -12,11 +12,32 @@ import pytest
 
 from numalab.errors import MachineLostError
 from numalab.kernel.image import KernelImage
-from numalab.machine import outcome
+from numalab.machine import console, outcome
 from numalab.machine.session import Machine
 from numalab.machine.topology import Node, Topology, uniform
 
 pytestmark = pytest.mark.vm
+
+
+@pytest.mark.parametrize("machine", ["stock4", "patched4"])
+def test_the_kernel_has_nothing_to_complain_about(machine: str, request: pytest.FixtureRequest) -> None:
+    """Its whole log, not only what the console shows: no WARNING, and no cache that siblings of two nodes share."""
+    log = request.getfixturevalue(machine).run(["dmesg"], check=True).stdout.decode(errors="replace")
+    assert "Linux version 6.12" in log
+    assert console.complaints(log.splitlines()) == []
+    assert "is not on the same node" not in log
+
+
+def test_a_node_of_several_cpus_is_a_package(stock: KernelImage) -> None:
+    with Machine(stock, uniform(2, 2, "256M"), accel="tcg") as machine:
+        log = machine.run(["dmesg"], check=True).stdout.decode(errors="replace")
+        assert console.complaints(log.splitlines()) == []
+        assert "is not on the same node" not in log
+        top = "/sys/devices/system/cpu"
+        shared = [machine.read_file(f"{top}/cpu{cpu}/cache/index3/shared_cpu_list").strip() for cpu in range(4)]
+        assert shared == [b"0-1", b"0-1", b"2-3", b"2-3"]
+        package = [machine.read_file(f"{top}/cpu{cpu}/topology/physical_package_id").strip() for cpu in range(4)]
+        assert package == [b"0", b"0", b"1", b"1"]
 
 
 def test_output_and_status_come_back_byte_for_byte(stock4: Machine) -> None:

@@ -5,6 +5,8 @@
  * unmaps each; then maps as many again without populating and touches every page. Operations that are not asked for
  * are done where they are needed, but not timed. Between "OP-begin" and "OP-end" (--mark-ops) all threads do OP and
  * nothing else, so that instructions and counters taken at these marks belong to it.
+ *
+ * With --count it goes another way (counted.c): instructions instead of nanoseconds, one region after the other.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -21,25 +23,11 @@
 #include "../common/fail.h"
 #include "../common/marks.h"
 #include "../common/result.h"
-#include "../common/setup.h"
-#include "../common/team.h"
-#include "samples.h"
+#include "memops.h"
 
 #define MAX_BATCH 4096 /* size * batch * threads stays below 2^64 */
 
-enum op { MMAP, MPROTECT, MUNMAP, FAULT, FORK, OPS };
-static const char *const op_names[OPS] = { "mmap", "mprotect", "munmap", "fault", "fork" };
-
-struct memops {
-	struct team *team;
-	uint64_t size, iterations, batch;
-	uint64_t ops; /* bit set of enum op */
-	int shared;
-	const struct setup *setup;
-	bool mark_ops;
-	uint64_t page;
-	struct samples (*samples)[OPS]; /* of each thread */
-};
+const char *const op_names[OPS] = { "mmap", "mprotect", "munmap", "fault", "fork", "forkexit" };
 
 /* One thread's batch. */
 struct batch {
@@ -49,32 +37,31 @@ struct batch {
 	char *starts[];
 };
 
-static bool wanted(const struct memops *memops, enum op op)
+char *map_region(const struct memops *memops, char *where, bool populated)
 {
-	return memops->ops >> op & 1;
-}
-
-static char *map(const struct memops *memops, int flags)
-{
-	flags |= MAP_ANONYMOUS | (memops->shared ? MAP_SHARED : MAP_PRIVATE);
-	return mmap(NULL, memops->size, PROT_READ | PROT_WRITE, flags, -1, 0);
-}
-
-static void do_mmap(struct batch *batch, uint64_t i)
-{
-	const struct memops *memops = batch->memops;
 	/* A memory policy and advice must come before the pages: then populating is a step of its own. */
 	bool advice = setup_needs_advice(memops->setup);
-	char *start = map(memops, advice ? 0 : MAP_POPULATE);
+	int flags = MAP_ANONYMOUS | (memops->shared ? MAP_SHARED : MAP_PRIVATE);
+	char *start;
 
+	if (where)
+		flags |= MAP_FIXED_NOREPLACE;
+	if (populated && !advice)
+		flags |= MAP_POPULATE;
+	start = mmap(where, memops->size, PROT_READ | PROT_WRITE, flags, -1, 0);
 	if (start == MAP_FAILED)
 		fail("mmap of %" PRIu64 " bytes: %s", memops->size, strerror(errno));
 	if (advice) {
 		setup_advise(memops->setup, start, memops->size);
-		if (madvise(start, memops->size, MADV_POPULATE_WRITE))
+		if (populated && madvise(start, memops->size, MADV_POPULATE_WRITE))
 			fail("populating %" PRIu64 " bytes: %s", memops->size, strerror(errno));
 	}
-	batch->starts[i] = start;
+	return start;
+}
+
+static void do_mmap(struct batch *batch, uint64_t i)
+{
+	batch->starts[i] = map_region(batch->memops, NULL, true);
 }
 
 static void do_mprotect(struct batch *batch, uint64_t i)
@@ -87,17 +74,6 @@ static void do_munmap(struct batch *batch, uint64_t i)
 {
 	if (munmap(batch->starts[i], batch->memops->size))
 		fail("munmap of %" PRIu64 " bytes: %s", batch->memops->size, strerror(errno));
-}
-
-/* Not timed: a new region without pages. */
-static void map_empty(struct batch *batch, uint64_t i)
-{
-	const struct memops *memops = batch->memops;
-
-	batch->starts[i] = map(memops, 0);
-	if (batch->starts[i] == MAP_FAILED)
-		fail("mmap of %" PRIu64 " bytes: %s", memops->size, strerror(errno));
-	setup_advise(memops->setup, batch->starts[i], memops->size);
 }
 
 static void do_fault(struct batch *batch, uint64_t i)
@@ -121,7 +97,7 @@ static void do_fork(struct batch *batch, uint64_t i)
 		fail("fork: %s", strerror(errno));
 }
 
-static void wait_for_child(void)
+void wait_for_child(void)
 {
 	int status;
 	pid_t child;
@@ -131,6 +107,12 @@ static void wait_for_child(void)
 	} while (child < 0 && errno == EINTR);
 	if (child < 0 || status)
 		fail("a forked child did not end well (status %d)", status);
+}
+
+static void do_forkexit(struct batch *batch, uint64_t i)
+{
+	do_fork(batch, i);
+	wait_for_child();
 }
 
 static void mark_op(const struct batch *batch, enum op op, const char *where)
@@ -177,13 +159,15 @@ static void run_batch(struct batch *batch)
 		each(batch, MMAP, do_mmap);
 		if (wanted(memops, FORK))
 			each(batch, FORK, do_fork);
+		if (wanted(memops, FORKEXIT))
+			each(batch, FORKEXIT, do_forkexit);
 		if (wanted(memops, MPROTECT))
 			each(batch, MPROTECT, do_mprotect);
 		each(batch, MUNMAP, do_munmap);
 	}
 	if (wanted(memops, FAULT)) {
 		for (uint64_t i = 0; i < batch->regions; i++)
-			map_empty(batch, i);
+			batch->starts[i] = map_region(memops, NULL, false);
 		each(batch, FAULT, do_fault);
 		for (uint64_t i = 0; i < batch->regions; i++)
 			do_munmap(batch, i);
@@ -209,32 +193,6 @@ static void work(void *context, unsigned int thread, unsigned int threads)
 	free(batch);
 }
 
-static void report(struct memops *memops, unsigned int threads, struct result *result)
-{
-	static const char *const columns[] = { "min", "median", "p99", "max" };
-	static const double shares[] = { 0, 0.5, 0.99, 1 };
-	char metric[48];
-
-	result_count(result, "pages", memops->size / memops->page);
-	for (enum op op = 0; op < OPS; op++) {
-		struct samples *all = &memops->samples[0][op];
-
-		if (!wanted(memops, op))
-			continue;
-		for (unsigned int thread = 1; thread < threads; thread++)
-			samples_merge(all, &memops->samples[thread][op]);
-		samples_sort(all);
-		snprintf(metric, sizeof(metric), "%s_count", op_names[op]);
-		result_count(result, metric, all->count);
-		snprintf(metric, sizeof(metric), "%s_ns_mean", op_names[op]);
-		result_real(result, metric, samples_mean(all));
-		for (int column = 0; column < 4; column++) {
-			snprintf(metric, sizeof(metric), "%s_ns_%s", op_names[op], columns[column]);
-			result_count(result, metric, samples_quantile(all, shares[column]));
-		}
-	}
-}
-
 int main(int argc, char **argv)
 {
 	struct memops memops = {
@@ -243,14 +201,19 @@ int main(int argc, char **argv)
 	struct option_row rows[] = {
 		{ "size", OPTION_SIZE, &memops.size, "SIZE", "size of a region, whole pages (default 8M)", 1,
 		  UINT64_C(1) << 40, false },
-		{ "ops", OPTION_SET, &memops.ops, "mmap|mprotect|munmap|fault|fork",
-		  "what to time, list with commas (default mmap,mprotect,munmap)", 0, 0, false },
+		{ "ops", OPTION_SET, &memops.ops, "mmap|mprotect|munmap|fault|fork|forkexit",
+		  "what to measure, list with commas (default mmap,mprotect,munmap)", 0, 0, false },
 		{ "mapping", OPTION_CHOICE, &memops.shared, "private|shared", "kind of mapping (default private)", 0, 0,
 		  false },
 		{ "iterations", OPTION_COUNT, &memops.iterations, "N", "times each thread does each operation (default 100)",
 		  1, 10000000, false },
 		{ "batch", OPTION_COUNT, &memops.batch, "N", "regions at once (default 1)", 1, MAX_BATCH, false },
 		{ "mark-ops", OPTION_FLAG, &memops.mark_ops, NULL, "marks OP-begin and OP-end around each operation of a batch",
+		  0, 0, false },
+		{ "count", OPTION_FLAG, &memops.count, NULL, "instructions, not nanoseconds, on a machine that counts them",
+		  0, 0, false },
+		{ "touchers", OPTION_CHOICE, &memops.touchers, "none|one|all",
+		  "with --count: who touches each region before an operation (default none)",
 		  0, 0, false },
 		{ 0 },
 	};
@@ -265,8 +228,10 @@ int main(int argc, char **argv)
 	memops.size = (memops.size + memops.page - 1) / memops.page * memops.page;
 	memops.setup = &setup;
 	threads = (unsigned int)setup.threads;
+	counted_check(&memops);
 	setup_check_memory(memops.size * memops.batch * setup.threads);
-	memops.team = team_start(&setup);
+	if (!memops.count)
+		memops.team = team_start(&setup);
 	mark("init");
 	memops.samples = calloc(threads, sizeof(*memops.samples));
 	if (!memops.samples)
@@ -277,9 +242,13 @@ int main(int argc, char **argv)
 				samples_reserve(&memops.samples[thread][op], memops.iterations);
 
 	phase_begin(&phase);
-	team_run(memops.team, work, &memops);
+	if (memops.count)
+		counted_run(&memops);
+	else
+		team_run(memops.team, work, &memops);
 	phase_end(&phase);
-	team_stop(memops.team);
+	if (memops.team)
+		team_stop(memops.team);
 
 	result_begin(&result);
 	report(&memops, threads, &result);

@@ -10,26 +10,26 @@ void samples_reserve(struct samples *samples, size_t room)
 {
 	if (room <= samples->room)
 		return;
-	samples->ns = realloc(samples->ns, room * sizeof(*samples->ns));
-	if (!samples->ns)
+	samples->values = realloc(samples->values, room * sizeof(*samples->values));
+	if (!samples->values)
 		fail("no memory for %zu samples", room);
 	/* Touched now: no page fault of ours may fall into a measured operation. */
-	memset(samples->ns + samples->room, 0, (room - samples->room) * sizeof(*samples->ns));
+	memset(samples->values + samples->room, 0, (room - samples->room) * sizeof(*samples->values));
 	samples->room = room;
 }
 
-void samples_add(struct samples *samples, uint64_t ns)
+void samples_add(struct samples *samples, uint64_t value)
 {
 	if (samples->count == samples->room)
 		samples_reserve(samples, samples->room ? 2 * samples->room : 64);
-	samples->ns[samples->count++] = ns;
+	samples->values[samples->count++] = value;
 }
 
 void samples_merge(struct samples *to, const struct samples *from)
 {
 	samples_reserve(to, to->count + from->count);
 	for (size_t i = 0; i < from->count; i++)
-		to->ns[to->count++] = from->ns[i];
+		to->values[to->count++] = from->values[i];
 }
 
 static int compare(const void *left, const void *right)
@@ -41,21 +41,31 @@ static int compare(const void *left, const void *right)
 
 void samples_sort(struct samples *samples)
 {
-	qsort(samples->ns, samples->count, sizeof(*samples->ns), compare);
+	qsort(samples->values, samples->count, sizeof(*samples->values), compare);
 }
 
 uint64_t samples_quantile(const struct samples *samples, double share)
 {
 	size_t rank = (size_t)ceil(share * (double)samples->count);
 
-	return samples->ns[rank ? rank - 1 : 0];
+	return samples->values[rank ? rank - 1 : 0];
+}
+
+static double mean(const uint64_t *values, size_t count)
+{
+	double sum = 0;
+
+	for (size_t i = 0; i < count; i++)
+		sum += (double)values[i];
+	return sum / (double)count;
 }
 
 double samples_mean(const struct samples *samples)
 {
-	double sum = 0;
+	return mean(samples->values, samples->count);
+}
 
-	for (size_t i = 0; i < samples->count; i++)
-		sum += (double)samples->ns[i];
-	return sum / (double)samples->count;
+double samples_low(const struct samples *samples)
+{
+	return mean(samples->values, (samples->count + 1) / 2);
 }

@@ -1,0 +1,108 @@
+"""Counting: memops in machines that count instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mitosis.cost.scenarios import MAPPINGS, OPS, Count
+from mitosis.policies import NO_BALANCING
+from numalab.errors import MissingError, nearest
+from numalab.kernel.image import KernelImage
+from numalab.machine.topology import uniform
+from numalab.run import system
+from numalab.run.policy import Knob, Policy, applied
+
+#: Four nodes of one CPU. A region of 512M fits into one node's memory with room to spare, so that no operation meets
+#: a full node and what the kernel does about it.
+TOPOLOGY = uniform(4, 1, "1G")
+#: Set under every policy. NUMA balancing has faults of its own. And the kernel sizes each CPU's list of free pages by
+#: what it has seen lately, which makes munmap of 512M 0.3 % dearer or cheaper: a fixed size of it.
+STEADY = (NO_BALANCING, Knob("/proc/sys/vm/percpu_pagelist_high_fraction", "8"))
+#: Seconds of wall time one run of memops may take; with 512M it is half a minute when the host has nothing else to do.
+TIMEOUT = 1800.0
+
+
+def find_policy(name: str) -> Policy:
+    """Return a policy for the machines of this module.
+
+    Raises:
+        MissingError: no system has registered it.
+    """
+    known = system.policies()
+    if name not in known:
+        raise MissingError(f"there is no policy {name!r}{nearest(name, known)}")
+    return known[name].bind({}, TOPOLOGY)
+
+
+def counts_on(
+    kernel: KernelImage,
+    policy: Policy,
+    touchers: str,
+    sizes: Mapping[str, int],
+    *,
+    log_dir: Path,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[list[Count], dict[str, Any]]:
+    """Boot `kernel`, count all operations under a bound `policy`; return the counts and the machine's facts.
+
+    `sizes` is the size of a region → how often each operation is counted.
+
+    Raises:
+        ExperimentError, MachineLostError: memops failed (a page held something wrong, say), or the machine was lost.
+    """
+    from numalab.machine.session import Machine
+    from workloads import catalogue
+    from workloads.build import binaries
+
+    memops = catalogue.get("memops")
+    found: list[Count] = []
+    files = {f"/bin/{name}": path for name, path in binaries().items()}
+    with Machine(kernel, TOPOLOGY, count_instructions=True, extra_files=files, log_dir=log_dir) as machine:
+        facts = machine.facts()
+        with applied(machine, replace(policy, knobs=(*STEADY, *policy.knobs))):
+            for size, repeats in sizes.items():
+                for mapping in MAPPINGS:
+                    say(f"{kernel.name}: {policy.name}, {size} {mapping}")
+                    argv = memops.argv(
+                        {
+                            "size": size,
+                            "mapping": mapping,
+                            "ops": OPS,
+                            "iterations": repeats,
+                            "count": True,
+                            "touchers": touchers,
+                            "cpus": "0",
+                            "huge": "never",
+                            **policy.options,
+                        }
+                    )
+                    done = machine.run([*policy.wrap, *argv], timeout=TIMEOUT, check=True)
+                    values = {sample.metric: sample.value for sample in memops.parse(done.stdout)}
+                    found += counts_in(values, size, mapping)
+        facts["complaints"] = machine.complaints
+    return found, facts
+
+
+def counts_in(values: Mapping[str, float | None], size: str, mapping: str) -> list[Count]:
+    """Return the counts in the metrics of one run of memops."""
+
+    def whole(metric: str) -> int:
+        return int(values[metric] or 0)
+
+    return [
+        Count(
+            op,
+            size,
+            mapping,
+            pages=whole("pages"),
+            repeats=whole(f"{op}_count"),
+            low=float(values[f"{op}_instructions_low"] or 0),
+            least=whole(f"{op}_instructions_min"),
+            median=whole(f"{op}_instructions_median"),
+        )
+        for op in OPS
+        if f"{op}_count" in values
+    ]

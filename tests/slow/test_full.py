@@ -1,0 +1,62 @@
+"""The long tests, `make test-full` only: hours in emulation.
+
+Each keeps its results below results/ or in the cache and goes on with what is not done yet, so that they can be
+interrupted at any moment, and repeated at next to no cost.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from numalab.kernel import each
+from numalab.kernel.images import resolve
+from numalab.machine import accel
+from numalab.paths import ROOT
+from numalab.run import check, runner
+from numalab.run.lab import default_lab
+from numalab.run.runner import Options, describe
+from numalab.run.system import find_experiment
+from numalab.selftest import build, matrix
+from numalab.selftest.matrix import Point, Rig
+from numalab.selftest.sources import patched_files
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
+
+MATRIX = matrix.load()
+RESULTS = ROOT / "results"
+
+
+def test_each_patch_builds_and_boots() -> None:
+    found = list(each.each(each.boot_on_four_nodes()))
+    assert found
+    assert [
+        f"{tried.patch}: {tried.state}: {tried.detail}" for tried in found if tried.state is not each.State.OK
+    ] == []
+
+
+def test_an_experiment_of_the_papers() -> None:
+    name = "mitosis/placement"
+    resolve("patched", build=True)
+    lab = default_lab()
+    experiment = check.load(find_experiment(name), lab)
+    wanted = Options(given=name, out=RESULTS / "placement", retry_failed=True)
+    summary = runner.run(experiment, lab, wanted)
+    assert [f"{result['cell']['id']}: {describe(result)}" for result in summary.failed] == []
+    assert summary.left == 0
+    assert [result["complaints"] for result in [*summary.done, *summary.skipped] if result["complaints"]] == []
+
+
+@pytest.fixture(scope="module")
+def rig() -> Rig:
+    with patched_files() as files:
+        built = build.build(files)
+    assert built.failed == {}
+    return Rig(resolve(MATRIX.kernel, build=True), resolve(MATRIX.against, build=True), built, accel.choose("auto"))
+
+
+@pytest.mark.parametrize("point", matrix.points(MATRIX), ids=lambda point: point.name)
+def test_the_kernels_own_tests(point: Point, rig: Rig) -> None:
+    outcome = matrix.run(point, rig, RESULTS / "selftests")
+    assert outcome.lost == ""
+    blamed = [each for each in outcome.differences if each.blames]
+    assert [f"{each.judgement}: {each.name}: {each.explanation}" for each in blamed] == []

@@ -1,0 +1,317 @@
+"""The long matrix: its file, its points, what stands, the page about it; and the verb."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from numalab.cli import selftest as cli
+from numalab.errors import UserError
+from numalab.kernel import images
+from numalab.kernel.image import KernelImage
+from numalab.machine import accel
+from numalab.machine.outcome import BootFailureError
+from numalab.selftest import catalogue, lab, matrix, report, runner
+from numalab.selftest.build import Programs
+from numalab.selftest.matrix import Matrix, Point, Rig
+from numalab.selftest.verdict import Verdict
+
+TEXT = """\
+groups = ["futex", "proc"]
+baseline_repeats = 2
+levels = [4, 5]
+[axes.pti]
+off = "pti=off"
+on = "pti=on"
+[own.replication]
+off = ""
+force = "pgtable_repl=force"
+"""
+
+
+@pytest.fixture
+def described(tmp_path: Path) -> Matrix:
+    return read(tmp_path, TEXT)
+
+
+def read(tmp_path: Path, text: str) -> Matrix:
+    file = tmp_path / "m.toml"
+    file.write_text(text)
+    return matrix.load(file)
+
+
+# The file.
+
+
+def test_the_matrix_of_the_tree_covers_what_it_promises() -> None:
+    found = matrix.load()
+    points = matrix.points(found)
+    assert {"mm", "pgtables", "kvm"} <= set(found.groups) <= set(catalogue.groups())
+    assert {(p.levels, *p.chosen) for p in points if p.group == "mm"} == {
+        (levels, pti, thp) for levels in (4, 5) for pti in ("on", "off") for thp in ("always", "never")
+    }
+    assert (found.kernel, found.against) == ("patched", "stock")
+    assert found.baseline_repeats > 1, "a flaky test is to be known"
+
+
+def test_points(described: Matrix) -> None:
+    points = matrix.points(described)
+    assert len(points) == len({point.name for point in points}) == 2 * 2 * 2 * 2
+    last = points[-1]
+    assert last.name == "proc-levels=5-pti=on-replication=force"
+    assert last.values == {"group": "proc", "levels": "5", "pti": "on", "replication": "force"}
+    assert last.words(own=True) == "pti=on pgtable_repl=force"
+    assert last.words(own=False) == "pti=on", "the stock kernel knows no such word"
+
+
+def test_only(described: Matrix) -> None:
+    assert len(matrix.points(described, ["group=proc", "levels=4", "replication=off"])) == 2
+    assert len(matrix.points(described, ["pti=on", "pti=off"])) == 16
+    for text, words in (
+        ("grop=proc", "KEY one of group, levels, pti, replication (did you mean 'group'?)"),
+        ("group=prok", "no group 'prok' in this matrix (did you mean 'proc'?)"),
+        ("levels=3", "no levels '3' in this matrix"),
+    ):
+        with pytest.raises(UserError) as caught:
+            matrix.points(described, [text])
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('groups = ["mmm"]', "m.toml: groups[0]: unknown group 'mmm' (did you mean 'mm'?)"),
+        ("levels = [4]", "m.toml: groups: is missing"),
+        ('groups = ["mm"]\nlevels = [3]', "m.toml: levels[0]: must be 4 or 5, not 3"),
+        ('groups = ["mm"]\nlevels = ["4"]', "m.toml: levels[0]: must be 4 or 5, not a string"),
+        ('groups = ["mm"]\nkernl = "x"', "m.toml: kernl: unknown key (did you mean 'kernel'?)"),
+        ('groups = ["mm"]\n[axes.pti]', "m.toml: axes.pti: must have at least one value"),
+        ('groups = ["mm"]\n[axes.pti]\non = 1', "m.toml: axes.pti.on: must be a string, not an integer (1)"),
+        ('groups = ["mm"]\n[axes.levels]\non = "x"', "m.toml: axes.levels: the name is taken"),
+        ('groups = ["mm"]\n[axes.a]\non = "x"\n[own.a]\non = "x"', "m.toml: own.a: the name is taken"),
+        ('groups = ["mm"]\n[[explained]]\ntest = "x"', "each [[explained]] has a test and a why"),
+    ],
+)
+def test_what_is_wrong_with_a_file(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, text)
+    assert message in str(caught.value)
+
+
+# Running.
+
+
+class Bench:
+    """Stands for machines: `verdicts` says what a program comes to on a kernel with these boot options."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.out = tmp_path / "out"
+        self.verdicts: dict[tuple[str, str], Verdict] = {}
+        self.lost: set[str] = set()
+        self.runs: list[tuple[str, str, int, str]] = []
+        self.rig = Rig(kernel("patched"), kernel("stock"), Programs(Path("/built"), {}, {}, "programs 1"), "tcg")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setattr(lab.runner, "run", self.run)
+        real = lab.run
+
+        def remember(setting: lab.Setting, *args: Any, **more: Any) -> Any:
+            self.setting = setting
+            return real(setting, *args, **more)
+
+        monkeypatch.setattr(lab, "run", remember)
+
+    def run(self, group: Any, programs: Any, opened: Any, linkage: Any, *, on_result: Any, **_: Any) -> None:
+        setting = self.setting
+        name = setting.kernel.name
+        self.runs.append((group.name, name, setting.topology.paging_levels, setting.append))
+        if name in self.lost:
+            raise BootFailureError("the guest did not answer")
+        for program in programs:
+            verdict = self.verdicts.get((name, program.name), Verdict.PASS)
+            reason = "" if verdict.good else "it | broke\nbadly"
+            on_result(runner.Result(program.name, verdict, reason))
+
+
+def kernel(name: str, build: str = "1") -> KernelImage:
+    series = {"series": {"sets": ["common"]}} if name == "patched" else {}
+    return KernelImage(name, Path(f"/boot/{name}"), f"6.12-{name}", build_id=f"{name}{build}" * 4, provenance=series)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tmp_path, monkeypatch)
+
+
+def one(described: Matrix, *only: str) -> Point:
+    return matrix.points(described, ["group=futex", *only])[0]
+
+
+def test_both_kernels_boot_with_what_they_understand(bench: Bench, described: Matrix) -> None:
+    point = one(described, "levels=5", "pti=on", "replication=force")
+    told = []
+    outcome = matrix.run(
+        point, bench.rig, bench.out, on_result=lambda name: lambda n, of, r: told.append((name, n, of))
+    )
+    assert bench.runs == [
+        ("futex", "stock", 5, "pti=on"),
+        ("futex", "stock", 5, "pti=on"),
+        ("futex", "patched", 5, "pti=on pgtable_repl=force"),
+    ]
+    assert not outcome.blames
+    assert list(dict.fromkeys(told)) == [("stock (baseline)", 1, 2), ("stock (baseline)", 2, 2), ("patched", 1, 1)]
+
+
+def test_what_stands_is_not_run_again(bench: Bench, described: Matrix) -> None:
+    point = one(described)
+    first = matrix.run(point, bench.rig, bench.out)
+    bench.runs.clear()
+    assert matrix.standing(point, bench.rig, bench.out) == matrix.run(point, bench.rig, bench.out)
+    assert bench.runs == []
+    assert first.found is not None
+    # Another value of an axis of our own: the baseline is known already.
+    matrix.run(one(described, "replication=force"), bench.rig, bench.out)
+    assert [name for _, name, _, _ in bench.runs] == ["patched"]
+
+
+@pytest.mark.parametrize(
+    ("change", "kernels"),
+    [
+        ({"kernel": kernel("patched", "2")}, ["patched"]),
+        ({"against": kernel("stock", "2")}, ["stock", "stock", "patched"]),
+        ({"built": Programs(Path("/built"), {}, {}, "programs 2")}, ["stock", "stock", "patched"]),
+    ],
+)
+def test_what_decides_a_result_is_run_anew_when_it_changes(
+    bench: Bench, described: Matrix, change: dict[str, Any], kernels: list[str]
+) -> None:
+    point = one(described)
+    matrix.run(point, bench.rig, bench.out)
+    bench.runs.clear()
+    rig = Rig(**{**vars(bench.rig), **change})
+    assert matrix.standing(point, rig, bench.out) is None
+    matrix.run(point, rig, bench.out)
+    assert [name for _, name, _, _ in bench.runs] == kernels
+
+
+def test_a_regression_blames_until_it_is_explained(bench: Bench, tmp_path: Path, described: Matrix) -> None:
+    bench.verdicts["patched", "futex_wait"] = Verdict.FAIL
+    assert matrix.run(one(described), bench.rig, bench.out).blames
+    bench.runs.clear()
+    explained = read(tmp_path, TEXT + '[[explained]]\ntest = "futex_wait"\nwhy = "meant"\n')
+    outcome = matrix.run(one(explained), bench.rig, bench.out)
+    assert bench.runs == [], "an explanation is no reason to run anything"
+    assert not outcome.blames
+    assert outcome.differences[0].explained == "meant"
+
+
+def test_a_kernel_that_does_not_boot_is_an_outcome_that_does_not_stand(bench: Bench, described: Matrix) -> None:
+    bench.lost = {"patched"}
+    outcome = matrix.run(one(described), bench.rig, bench.out)
+    assert (outcome.blames, outcome.lost) == (True, "the guest did not answer")
+    bench.lost = set()
+    assert not matrix.run(one(described), bench.rig, bench.out).blames
+
+
+def test_an_interrupted_point_does_not_stand(bench: Bench, described: Matrix, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    matrix.run(one(described), bench.rig, bench.out)
+    newer = Rig(**{**vars(bench.rig), "kernel": kernel("patched", "2")})
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.runner, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            matrix.run(one(described), newer, bench.out)
+    for rig in (newer, bench.rig):
+        assert matrix.standing(one(described), rig, bench.out) is None
+
+
+# The page.
+
+
+def test_the_page(bench: Bench, described: Matrix) -> None:
+    bench.verdicts = {
+        ("patched", "futex_wait"): Verdict.FAIL,
+        ("stock", "futex_waitv"): Verdict.SKIP,
+        ("stock", "futex_requeue"): Verdict.FAIL,
+        ("patched", "futex_requeue"): Verdict.FAIL,
+    }
+    points = matrix.points(described)
+    outcomes = [matrix.run(point, bench.rig, bench.out) for point in points[:2]]
+    bench.lost = {"patched"}
+    outcomes.append(matrix.run(points[2], bench.rig, bench.out))
+    text = report.page(described, points, outcomes)
+    lines = text.splitlines()
+    assert max(map(len, lines[:8])) <= 120
+    assert "3 of 16 points are done; 3 of them blame the kernel under test." in text
+    assert "| under test | patched 6.12-patched | `patched1patched1` | common | emulated | " in text
+    assert "| compared with | stock 6.12-stock | `stock1stock1stoc` | none | emulated | " in text
+    assert "| group | levels | pti | replication | stock | patched | differences |" in lines
+    row = "| futex | 4 | off | off | 9 ok, 1 skipped, 1 failing | 9 ok, 2 failing | 1 **regression**, 1 runs only now |"
+    assert row in lines
+    assert "| futex | 4 | on | off | – | – | **machine lost: the guest did not answer** |" in lines
+    assert "| proc | 5 | on | force | – | – | not run yet |" in lines
+    differences = lines[lines.index("## Differences") :]
+    assert differences[2].startswith("* **machine lost** `futex`: the guest did not answer (futex-levels=4-pti=on")
+    assert differences[3].startswith("* **regression** `futex_wait`: ")
+    assert "it \\| broke badly (futex-levels=4-pti=off-replication=off and 1 more)" in differences[3]
+    assert differences[4].startswith("* runs only now `futex_waitv`: was skipped in the baseline")
+    before = lines[lines.index("## What does not hold on stock either") :]
+    assert before[2].startswith("* `futex: futex_requeue` failing: it \\| broke badly (")
+    assert before[3].startswith("* `futex: futex_waitv` skipped: ")
+
+
+def test_the_page_before_anything_was_run(described: Matrix) -> None:
+    text = report.page(described, matrix.points(described), [])
+    assert "0 of 16 points are done; 0 of them blame" in text
+    assert "| under test | patched – | `–` | – | – | – |" in text
+    assert text.count("None.") == 2
+
+
+# The verb.
+
+
+def invoke(*words: str) -> Result:
+    return CliRunner().invoke(cli.command, ["matrix", *words], standalone_mode=False, catch_exceptions=False)
+
+
+@pytest.fixture
+def verb(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(images, "resolve", lambda name, **_: kernel(name))
+    monkeypatch.setattr(accel, "choose", lambda wanted: "tcg")
+    monkeypatch.setattr(cli, "built_programs", lambda source: bench.rig.built)
+    (tmp_path / "m.toml").write_text(TEXT)
+    return bench
+
+
+def test_the_verb(verb: Bench, tmp_path: Path) -> None:
+    verb.verdicts["patched", "futex_wait"] = Verdict.FAIL
+    only = ["--file", "m.toml", "--only", "group=futex", "--only", "levels=4", "--only", "replication=off"]
+    done = invoke(*only, "--table", "docs/t.md")
+    assert done.return_value == 1
+    assert "1/2 futex-levels=4-pti=off-replication=off" in done.stderr
+    assert "patched: fail       futex_wait" in done.stderr
+    assert done.stdout.splitlines()[-1] == "2 of 2 points are done; 2 of them blame the kernel under test"
+    page = (tmp_path / "docs/t.md").read_text()
+    assert "2 of 16 points are done" in page
+    verb.runs.clear()
+    again = invoke("--file", "m.toml", "--no-run", "--json", "--table", "docs/t.md")
+    assert verb.runs == []
+    value = json.loads(again.stdout)
+    assert (again.return_value, value["points"], len(value["done"])) == (1, 16, 2)
+    assert value["done"][0]["differences"][0]["program"] == "futex_wait"
+    assert (tmp_path / "docs/t.md").read_text() == page, "the same results, the same page"
+
+
+def test_the_verb_says_what_it_would_run(verb: Bench) -> None:
+    lines = invoke("--file", "m.toml", "--dry-run").stdout.splitlines()
+    assert lines[-1] == "16 points"
+    assert lines[-2] == "proc-levels=5-pti=on-replication=force: pti=on pgtable_repl=force"
+    rows = json.loads(invoke("--file", "m.toml", "--dry-run", "--json").stdout)
+    assert (rows[-1]["append"], rows[-1]["against"]) == ("pti=on pgtable_repl=force", "pti=on")
+    assert verb.runs == []
