@@ -141,7 +141,7 @@ def _read_a_stranger() -> None:
     """
     # The reader stands for QEMU: it ends when its input does, whatever happens to us.
     with subprocess.Popen(
-        ["sh", "-c", "exec 3<&0; cat <&3 >/dev/null & echo $!"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ["/bin/sh", "-c", "exec 3<&0; /bin/cat <&3 >/dev/null & echo $!"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as shell:
         assert shell.stdin and shell.stdout
         stranger = int(shell.stdout.readline())

@@ -156,7 +156,7 @@ def real_groups() -> dict[str, Group]:
 
 
 def test_groups(real_groups: dict[str, Group]) -> None:
-    assert list(real_groups) == ["mm", "pgtables", "x86", "futex", "proc", "kvm", "stress-ng"]
+    assert list(real_groups) == ["mm", "pgtables", "pgrepl", "x86", "futex", "proc", "kvm", "stress-ng"]
     assert real_groups["kvm"].nested
     assert real_groups["stress-ng"].host_programs == ("stress-ng",)
     assert real_groups["mm"].host_programs == ()

@@ -112,6 +112,7 @@ class Bench:
         self.out = tmp_path / "out"
         self.verdicts: dict[tuple[str, str], Verdict] = {}
         self.lost: set[str] = set()
+        self.slow: list[str] = []
         self.runs: list[tuple[str, str, int, str]] = []
         self.rig = Rig(kernel("patched"), kernel("stock"), Programs(Path("/built"), {}, {}, "programs 1"), "tcg")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -130,6 +131,9 @@ class Bench:
         self.runs.append((group.name, name, setting.topology.paging_levels, setting.append))
         if name in self.lost:
             raise BootFailureError("the guest did not answer")
+        if name in self.slow:
+            self.slow.remove(name)
+            raise BootFailureError("the guest did not answer yet")
         for program in programs:
             verdict = self.verdicts.get((name, program.name), Verdict.PASS)
             reason = "" if verdict.good else "it | broke\nbadly"
@@ -214,6 +218,15 @@ def test_a_kernel_that_does_not_boot_is_an_outcome_that_does_not_stand(bench: Be
     assert (outcome.blames, outcome.lost) == (True, "the guest did not answer")
     bench.lost = set()
     assert not matrix.run(one(described), bench.rig, bench.out).blames
+
+
+def test_a_boot_that_took_too_long_is_tried_once_more(bench: Bench, described: Matrix) -> None:
+    bench.slow = ["patched"]
+    assert matrix.run(one(described), bench.rig, bench.out).lost == ""
+    assert [name for _, name, _, _ in bench.runs] == ["stock", "stock", "patched", "patched"]
+    bench.slow = ["patched", "patched"]
+    outcome = matrix.run(one(described, "pti=on"), bench.rig, bench.out)
+    assert outcome.lost == "the guest did not answer yet"
 
 
 def test_an_interrupted_point_does_not_stand(bench: Bench, described: Matrix, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def test_the_patches_own_tests_pass(patched: KernelImage, tmp_path: Path, levels
 NOT_HERE = {"pgtable_repl_fault_inject"}
 
 
-@pytest.mark.parametrize(("levels", "pti"), [(4, "on"), (5, "off")])
+@pytest.mark.parametrize(("levels", "pti"), [(4, "on"), pytest.param(5, "off", marks=pytest.mark.slow)])
 def test_replicas_say_what_the_page_tables_say(patched: KernelImage, tmp_path: Path, levels: int, pti: str) -> None:
     with patched_files() as files:
         built = build.build(files)
