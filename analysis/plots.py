@@ -7,6 +7,7 @@ of an emulation is never drawn.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -139,7 +140,9 @@ def _readable(colour: Any) -> str:
 def reference_figure(ours: Mapping[str, Group], published: Mapping[str, Sequence[float]], *, source: str) -> Figure:
     """Return our remote shares beside the published ones, node by node, on one scale."""
     with style.styled():
-        rows = [(name, np.nanmedian(group.remote, axis=0), style.REMOTE) for name, group in ours.items()]
+        with warnings.catch_warnings():  # a node from which nothing was seen in any run has no median, and no bar
+            warnings.simplefilter("ignore", RuntimeWarning)
+            rows = [(name, np.nanmedian(group.remote, axis=0), style.REMOTE) for name, group in ours.items()]
         theirs = [(name, np.asarray(shares), style.FAINT) for name, shares in published.items()]
         count = max(len(rows), len(theirs))
         figure = Figure(figsize=(8.2, 0.52 * count + 1.5), layout="constrained")
