@@ -44,7 +44,7 @@ def page(matrix: Matrix, points: Sequence[Point], outcomes: Iterable[Outcome]) -
         ("Differences", _differences(done.values())),
         (f"What does not hold on {matrix.against} either", _before(ran)),
     ):
-        lines += ["", f"## {title}", "", *(rows or ["None."])]
+        lines += ["", f"## {title}", "", *(rows or ["None." if ran else "Nothing has been run yet."])]
     return "\n".join(lines) + "\n"
 
 

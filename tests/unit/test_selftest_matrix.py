@@ -282,7 +282,7 @@ def test_the_page_before_anything_was_run(described: Matrix) -> None:
     text = report.page(described, matrix.points(described), [])
     assert "0 of 16 points are done; 0 of them blame" in text
     assert "| under test | patched – | `–` | – | – | – |" in text
-    assert text.count("None.") == 2
+    assert text.count("Nothing has been run yet.") == 2
 
 
 # The verb.
