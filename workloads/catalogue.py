@@ -110,7 +110,16 @@ _REGION_PARAMS = {
         choices=("parallel", "single"),
     ),
     "init-cpu": Param(ParamType.COUNT, None, "", "CPU of the one thread; means init = single"),
+    "mergeable": Param(
+        ParamType.CHOICE,
+        "no",
+        "",
+        "what KSM may merge: nothing, the region, or all anonymous memory",
+        choices=("no", "region", "process"),
+    ),
 }
+
+_INTERVAL = Param(ParamType.SECONDS, None, "s", "a line on progress and placement each so many seconds")
 
 _PHASE_METRICS = {
     "seconds": _time("s", "the measured phase, between the marks ready and done", "lower"),
@@ -122,6 +131,14 @@ _PHASE_METRICS = {
 _REGION_METRICS = {
     **_PHASE_METRICS,
     "sampled_pages_nodeN": _count("", "of up to 1024 data pages, taken from all over, how many lie on node N"),
+}
+
+#: What the kernel says of same-page merging; missing where it does not.
+_KSM_METRICS = {
+    "ksm_pages_shared": _count("", "pages that KSM keeps in the place of others, of the whole machine"),
+    "ksm_pages_sharing": _count("", "pages that KSM saves, of the whole machine", "higher"),
+    "ksm_numa_copies": _count("", "copies of merged pages on other nodes, of the whole machine"),
+    "merged_pages": _count("", "pages of this process that are merged"),
 }
 
 GUPS = Workload(
@@ -150,6 +167,10 @@ BTREE = Workload(
         "keys": Param(ParamType.COUNT, None, "", "number of keys, instead of size", least=1),
         "lookups": Param(ParamType.COUNT, "1M", "", "number of lookups, all threads together", least=1),
         "misses": Param(ParamType.COUNT, 0, "%", "share of lookups for a key that is not there", most=100),
+        "settle": Param(
+            ParamType.COUNT, 0, "passes", "before the first lookup wait for so many passes of KSM, where it runs"
+        ),
+        "interval": _INTERVAL,
         **_REGION_PARAMS,
     },
     {
@@ -162,6 +183,7 @@ BTREE = Workload(
         "depth": _count("", "levels of the tree"),
         "tree_bytes": _count("bytes", "size of the tree"),
         **_REGION_METRICS,
+        **_KSM_METRICS,
     },
     conflicts=(frozenset({"size", "keys"}),),
 )
@@ -191,6 +213,45 @@ STREAM = Workload(
         **_REGION_METRICS,
     },
     conflicts=(frozenset({"memory", "node"}), frozenset({"forever", "iterations"}), frozenset({"forever", "seconds"})),
+)
+
+SAMEPAGE = Workload(
+    "samepage",
+    "random reads of memory that is equal in every process that runs it, for same-page merging (KSM)",
+    {
+        "size": Param(ParamType.SIZE, "16M", "bytes", "size of the region", least=4096),
+        "same": Param(ParamType.COUNT, 100, "%", "share of the pages that are equal in all processes", most=100),
+        "hot": Param(ParamType.COUNT, 100, "%", "share of the pages that are read; with 0 it sleeps", most=100),
+        "rest": Param(ParamType.COUNT, 0, "ms", "sleep so long after each 1024 reads", most=3_600_000),
+        "passes": Param(
+            ParamType.COUNT, None, "", "end when KSM has scanned all memory N times, where it runs", least=1
+        ),
+        "seconds": Param(ParamType.SECONDS, 5, "s", "end after so many seconds, where it does not, or without passes"),
+        "forever": Param(ParamType.FLAG, False, "", "run until SIGTERM or SIGINT, then print the result"),
+        "interval": _INTERVAL,
+        **_REGION_PARAMS,
+    },
+    {
+        "reads_per_second": _time("1/s", "reads per second of the measured phase", "higher"),
+        "local_share": _count(
+            "share", "of the pages that are equal everywhere, those on the node it runs on", "higher"
+        ),
+        "reads": _count("", "reads done"),
+        "errors": _count("", "reads, and words in the end, with a wrong value", "lower"),
+        "pages": _count("", "pages of the region"),
+        "same_pages": _count("", "those that are equal in all processes"),
+        "same_pages_nodeN": _count("", "of these, how many lie on node N"),
+        "own_pages_nodeN": _count("", "of the others, how many lie on node N"),
+        "local_pages": _count("", "of those that are equal, how many lie on the node it runs on"),
+        "remote_pages": _count("", "and how many elsewhere"),
+        "passes": _count("", "times that KSM has scanned all memory meanwhile"),
+        "ksm_pages_scanned": _count("", "pages that KSM has scanned meanwhile, of the whole machine"),
+        "numa_local": _count("", "accesses to merged pages on its node that the kernel has sampled"),
+        "numa_remote": _count("", "accesses to merged pages elsewhere that the kernel has sampled"),
+        **_KSM_METRICS,
+        **_PHASE_METRICS,
+    },
+    conflicts=(frozenset({"forever", "passes"}), frozenset({"forever", "seconds"})),
 )
 
 _MEMOPS = {
@@ -256,7 +317,7 @@ MEMOPS = Workload(
     conflicts=(frozenset({"count", "mark-ops"}),),
 )
 
-_ALL = {workload.name: workload for workload in (GUPS, BTREE, STREAM, MEMOPS)}
+_ALL = {workload.name: workload for workload in (GUPS, BTREE, STREAM, MEMOPS, SAMEPAGE)}
 
 
 def names() -> list[str]:

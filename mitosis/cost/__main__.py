@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from mitosis.cost.measure import counts_on, find_policy
+from mitosis.cost.page import write_section
 from mitosis.cost.scenarios import PLAIN_POLICY, SCENARIOS, SIZES, Counts, Scenario, by_key, differences, rows
 from mitosis.cost.table import Table
 from numalab.cli.main import execute
@@ -30,10 +31,22 @@ DEBIAN = "stock"
 @click.option("--scenario", "names", multiple=True, type=click.Choice(list(SCENARIOS)), help="Default: all of them.")
 @click.option("--size", "sizes", multiple=True, type=click.Choice(list(SIZES)), help="Default: all of them.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results/cost"), show_default=True)
-def command(kernel: str, base: str, debian: bool, names: tuple[str, ...], sizes: tuple[str, ...], out: Path) -> int:
+@click.option(
+    "--table", "page", type=click.Path(path_type=Path), metavar="FILE.md", help="Write the ratios there, too."
+)
+def command(
+    kernel: str,
+    base: str,
+    debian: bool,
+    names: tuple[str, ...],
+    sizes: tuple[str, ...],
+    out: Path,
+    page: Path | None,
+) -> int:
     """Count instructions of mmap, mprotect, munmap, page faults and fork on two kernels; print the ratios.
 
-    Writes cost.json and cost.md into the directory OUT. Exit status: 0 all bounds are kept, 1 one is
+    Writes cost.json and cost.md into the directory OUT, and with --table the ratios into a section of that page
+    (docs/instructions.md has one). Exit status: 0 all bounds are kept, 1 one is
     exceeded, 3 a scenario cannot be counted, because the kernel or the policy is not there.
     """
     begun = time.monotonic()
@@ -43,6 +56,8 @@ def command(kernel: str, base: str, debian: bool, names: tuple[str, ...], sizes:
     table.seconds = time.monotonic() - begun
     write_json(out / "cost.json", table.to_json())
     write_atomic(out / "cost.md", table.to_markdown())
+    if page:
+        write_section(page, "mitosis.cost", table.summary())
     click.echo(table.to_markdown())
     click.echo(f"results in {out}; {table.seconds:.0f} s", err=True)
     for scenario, row in table.exceeded:

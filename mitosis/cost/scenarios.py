@@ -14,8 +14,11 @@ from typing import Any
 OPS = ("mmap", "mprotect", "munmap", "fault", "forkexit")
 MAPPINGS = ("private", "shared")
 #: Size of a region → how often each operation is counted. Operations below 4 million instructions are the same each
-#: time, but for fork; those above have timer interrupts in them, a few (8M) or so many that it does not matter (512M).
-SIZES: Mapping[str, int] = {"4K": 400, "8M": 40, "512M": 5}
+#: time, but for forks, of which it takes thousands; those above have timer interrupts in them, a few (8M) or so many
+#: that it does not matter (512M).
+SIZES: Mapping[str, int] = {"4K": 2000, "8M": 40, "512M": 3}
+#: Where CPUs of all nodes touch a region, they are given time to sleep before each operation: not so often.
+MOST_WITH_ALL = 200
 #: What both kernels run under when nothing is replicated: no NUMA balancing, page tables by first touch.
 PLAIN_POLICY = "first-touch"
 

@@ -95,6 +95,40 @@ class Table:
         lines += [f"* the guest's kernel complained: {line}" for line in self.complaints]
         return "\n".join(lines).rstrip() + "\n"
 
+    def summary(self) -> str:
+        """The ratios alone, a line per operation and mapping: what the documentation shows."""
+        lines = [
+            f"{Kind.COUNTED.label.capitalize()}: instructions on {_title(self.kernel)}, build-id "
+            f"`{self.kernel.build_id[:16]}`, as a ratio to {_title(self.base)}, build-id `{self.base.build_id[:16]}`; "
+            f"QEMU {self.machine.get('qemu_version', '–')}. **Bold**: more than was promised.",
+            "",
+        ]
+        if self.differences:
+            lines += [
+                f"No bound is checked, because the two differ in more than patches: {'; '.join(self.differences)}."
+            ]
+            lines += [""]
+        sizes = list(dict.fromkeys(row.count.size for _, rows in self.scenarios for row in rows))
+        lines += [
+            f"| | operation | mapping | {' | '.join(sizes)} | at most |",
+            f"|---|---|---|{'--:|' * len(sizes)}---|",
+        ]
+        for scenario, rows in self.scenarios:
+            ratios: dict[tuple[str, str], dict[str, Row]] = {}
+            for row in rows:
+                ratios.setdefault((row.count.op, row.count.mapping), {})[row.count.size] = row
+            for (op, mapping), by_size in ratios.items():
+                cells = [_ratio(by_size[size]) if size in by_size else "–" for size in sizes]
+                bound = next(iter(by_size.values())).bound
+                end = "" if bound is None else f"{bound:g}"
+                lines.append(f"| {scenario.name} | {op} | {mapping} | {' | '.join(cells)} | {end} |")
+        lines += [f"| {name} | not counted: {why} |" for name, why in self.missing.items()]
+        return "\n".join(lines) + "\n"
+
+
+def _ratio(row: Row) -> str:
+    return f"**{row.ratio:.4f}**" if row.exceeded else f"{row.ratio:.4f}"
+
 
 def _scenario(scenario: Scenario, rows: Sequence[Row]) -> list[str]:
     debian = any(row.debian for row in rows)

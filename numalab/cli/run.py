@@ -153,8 +153,8 @@ def _dry_run(experiment: Experiment, lab: Lab, options: Options, *, as_json: boo
     cells, blocked = plan(experiment, points, lab, accel=options.accel)
     ids = {cell.point: cell.id for cell in cells}
     missing = {each.point: str(each.why) for each in blocked}
-    lines = {cell.point: commands(cell.policy, cell.argv, cell.beside) for cell in cells}
-    lines |= {each.point: commands(each.policy, each.argv, each.beside) for each in blocked}
+    lines = {cell.point: commands(cell.policy, cell.argv, cell.beside, cell.instances) for cell in cells}
+    lines |= {each.point: commands(each.policy, each.argv, each.beside, each.instances) for each in blocked}
     rows = [
         {"id": ids.get(point), **point.to_json(), "commands": lines[point], "missing": missing.get(point)}
         for point in points

@@ -19,12 +19,16 @@ ET.register_namespace("qemu", _QEMU_NS)
 #: see its timer tick within some milliseconds of the boot panics, and an emulated one on a busy host may not.
 BASE_CMDLINE = ("console=ttyS0", "panic=-1", "oops=panic", "quiet", "loglevel=5", "nmi_watchdog=0", "no_timer_check")
 
+#: Name of the port, in the guest, of the channel to the guest's own guest of that number.
+INNER_PORT = "org.numalab.inner.{}"
+
 
 @dataclass(frozen=True)
 class HostBinding:
     """Where the machine lies on a real NUMA host.
 
-    `cells[i]` is the host node that guest node i is bound to, strictly; `cpus[v]` the host CPU of vCPU v.
+    `cells[i]` is the host node that guest node i is bound to, strictly; `cpus[v]` the host CPU of vCPU v. Without cells
+    memory goes by first touch. Where nodes are hidden from the guest, one cell stands for all its memory.
     """
 
     cells: tuple[int, ...]
@@ -33,7 +37,10 @@ class HostBinding:
 
 @dataclass(frozen=True)
 class DomainSpec:
-    """All that the XML is made of; paths are on the host."""
+    """All that the XML is made of; paths are on the host.
+
+    `inner_channels` are sockets of ports named `INNER_PORT` that guests of the guest are reached through.
+    """
 
     name: str
     accel: str
@@ -46,6 +53,7 @@ class DomainSpec:
     qmp: Path
     shares: tuple[tuple[str, Path], ...] = ()
     nested: bool = False
+    inner_channels: tuple[Path, ...] = ()
     huge_pages: bool = False
     binding: HostBinding | None = None
     drives: tuple[Path, ...] = ()
@@ -108,7 +116,13 @@ def _binding(domain: ET.Element, spec: DomainSpec) -> None:
     tune = ET.SubElement(domain, "cputune")
     for vcpu, cpu in enumerate(spec.binding.cpus):
         ET.SubElement(tune, "vcpupin", vcpu=str(vcpu), cpuset=str(cpu))
+    if not spec.binding.cells:
+        return
     memory = ET.SubElement(domain, "numatune")
+    if not spec.topology.visible:
+        nodes = ",".join(str(node) for node in sorted(set(spec.binding.cells)))
+        ET.SubElement(memory, "memory", mode="strict", nodeset=nodes)
+        return
     for cell, node in enumerate(spec.binding.cells):
         if spec.topology.nodes[cell].memory:
             ET.SubElement(memory, "memnode", cellid=str(cell), mode="strict", nodeset=str(node))
@@ -165,6 +179,10 @@ def _devices(domain: ET.Element, spec: DomainSpec) -> None:
     channel = ET.SubElement(devices, "channel", type="unix")
     ET.SubElement(channel, "source", mode="bind", path=str(spec.channel))
     ET.SubElement(channel, "target", type="virtio", name="org.numalab.0")
+    for number, path in enumerate(spec.inner_channels):
+        inner = ET.SubElement(devices, "channel", type="unix")
+        ET.SubElement(inner, "source", mode="bind", path=str(path))
+        ET.SubElement(inner, "target", type="virtio", name=INNER_PORT.format(number))
     for tag, path in spec.shares:
         share = ET.SubElement(devices, "filesystem", type="mount", accessmode="passthrough")
         ET.SubElement(share, "source", dir=str(path))

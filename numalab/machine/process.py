@@ -18,7 +18,7 @@ from numalab.machine.outcome import (
 )
 
 if TYPE_CHECKING:
-    from numalab.machine.session import Machine, OnMark
+    from numalab.machine.commands import Commands, OnMark
 
 _CHUNK = 64 * 1024
 #: Seconds a killed command has to be gone.
@@ -34,7 +34,7 @@ class Process:
 
     def __init__(
         self,
-        machine: Machine,
+        machine: Commands,
         argv: Sequence[str],
         *,
         stdin: bytes = b"",

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,26 +25,23 @@ from numalab.kernel.image import KernelImage
 from numalab.machine import accel as accelerators
 from numalab.machine import channel as ch
 from numalab.machine import console, domain, hypervisor, instructions, rootfs
-from numalab.machine.late import Action, LateActions
+from numalab.machine.commands import Commands, OnMark
 from numalab.machine.outcome import (
     BootFailureError,
-    Completed,
-    GuestFileError,
-    GuestHangError,
     GuestPanicError,
-    Mark,
     QemuDiedError,
 )
-from numalab.machine.process import Process
 from numalab.machine.topology import Topology
 
 #: Seconds without a heartbeat after which the guest counts as hung. The first process is a real-time
 #: task, but an emulated machine shares few host CPUs.
 HANG_AFTER = 60.0
-OnMark = Callable[[Mark, "Machine"], None]
+#: Guests of its own that a nested machine can talk to at a time: two, for one that migrates.
+INNER_CHANNELS = 2
+__all__ = ["HANG_AFTER", "Machine", "OnMark", "check_programs"]
 
 
-class Machine:
+class Machine(Commands):
     """A machine that is booted on entry and destroyed on exit of its `with` block."""
 
     def __init__(
@@ -63,9 +60,12 @@ class Machine:
         hang_after: float = HANG_AFTER,
         uri: str = "embed",
         mirror_host: bool = False,
+        binding: domain.HostBinding | None = None,
         huge_pages: bool = False,
         count_instructions: bool = False,
     ) -> None:
+        """Describe a machine; `binding` says where on a real NUMA host it lies, `mirror_host` chooses one."""
+        super().__init__()
         self.kernel = kernel
         self.topology = topology
         #: Whether the guest's time-stamp counter counts instructions (numalab/machine/instructions.py).
@@ -76,13 +76,11 @@ class Machine:
         self.hang_after = hang_after * patience
         self._uri = uri
         self._domain: Any = None
-        self._channel: ch.Channel | None = None
         self._paused = 0
         self._pause_lock = threading.Lock()
         self._resumed_at = time.monotonic()
         self.boot_seconds: float | None = None
         self._complaints: list[str] = []
-        self._late = LateActions()
         self.dir = hypervisor.home() / uuid.uuid4().hex[:8]
         logs = log_dir or self.dir
         self.console = logs / "console.log"
@@ -110,8 +108,9 @@ class Machine:
             qmp=self.qmp_socket,
             shares=tuple((tag, path) for tag, path, _ in shares),
             nested=nested,
+            inner_channels=tuple(self.dir / f"inner{number}" for number in range(INNER_CHANNELS if nested else 0)),
             huge_pages=huge_pages,
-            binding=accelerators.bind_to_host(topology) if mirror_host else None,
+            binding=accelerators.bind_to_host(topology) if mirror_host and binding is None else binding,
             extra_args=instructions.QEMU_ARGS if count_instructions else (),
         )
         hypervisor.check_socket_path(self.spec.channel)
@@ -211,119 +210,6 @@ class Machine:
                 path.unlink(missing_ok=True)
             self.dir.rmdir()
 
-    # Commands.
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        timeout: float | None = None,
-        stdin: bytes = b"",
-        env: Mapping[str, str] | None = None,
-        cwd: str = "/",
-        on_mark: OnMark | None = None,
-        check: bool = False,
-    ) -> Completed:
-        """Run a command and wait for its end.
-
-        Args:
-            argv: program and arguments; the program is looked up in /bin:/usr/bin:/usr/sbin.
-            timeout: seconds of wall time; then the command is killed.
-            on_mark: called with each mark while the command waits at it.
-            check: raise CommandFailedError unless it exits with 0.
-
-        Raises:
-            CommandTimeoutError: it took longer than `timeout`.
-            GuestFileError: the program could not be started.
-            MachineLostError: panic, hang, or QEMU died meanwhile.
-        """
-        process = self.start(argv, stdin=stdin, env=env, cwd=cwd, on_mark=on_mark)
-        return process.wait(timeout, check=check)
-
-    def start(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        env: Mapping[str, str] | None = None,
-        cwd: str = "/",
-        on_mark: OnMark | None = None,
-    ) -> Process:
-        """Start a command and return at once; see `run` for the arguments."""
-        serve, known_as = self._late.serving(on_mark)
-        process = Process(self, argv, stdin=stdin, env=env, cwd=cwd, on_mark=serve)
-        known_as(process.pid)
-        return process
-
-    def at_mark(self, name: str, action: Action) -> contextlib.AbstractContextManager[None]:
-        """Do something to the next command when it announces the mark `name`; see `LateActions`."""
-        return self._late.at_mark(name, action)
-
-    def read_file(self, path: str) -> bytes:
-        """Return the content of a file of the guest (proc and sysfs too); GuestFileError when it cannot be read."""
-        with self.request(ch.GET, path.encode()) as (stream, status):
-            if status:
-                raise GuestFileError(path, status)
-            stream.stdout.seek(0)
-            return stream.stdout.read()
-
-    def write_file(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
-        """Write a file of the guest; up to 128 KiB go in one write(2), as proc and sysfs want it."""
-        step = 128 * 1024
-        for offset in range(0, max(len(data), 1), step):
-            kind, bits = (ch.APPEND, b"") if offset else (ch.PUT, b"%o" % mode)
-            payload = path.encode() + b"\0" + bits + b"\0" + data[offset : offset + step]
-            with self.request(kind, payload) as (_, status):
-                if status:
-                    raise GuestFileError(path, status)
-
-    @contextlib.contextmanager
-    def request(self, kind: bytes, payload: bytes) -> Iterator[tuple[ch.Stream, int]]:
-        """Send one frame on a channel of its own and wait for the status that ends it."""
-        number, stream = self.channel.open()
-        try:
-            self.send(number, kind, payload)
-            while True:
-                event = self.next_event(stream, timeout=None)
-                if event and event[0] == ch.STATUS:
-                    break
-            yield stream, int(event[1])
-        finally:
-            self.channel.release(number)
-
-    @property
-    def channel(self) -> ch.Channel:
-        """The channel to the guest; only while the machine runs."""
-        if self._channel is None:
-            raise QemuDiedError("the machine is not running")
-        return self._channel
-
-    def send(self, number: int, kind: bytes, payload: bytes = b"") -> None:
-        """Send a frame; a lost machine is reported as what it was lost to."""
-        try:
-            self.channel.send(number, kind, payload)
-        except ch.ChannelClosedError as error:
-            raise self._why_lost() from error
-
-    def next_event(self, stream: ch.Stream, timeout: float | None) -> tuple[bytes, bytes] | None:
-        """Wait for the next event of a stream; None after `timeout` seconds.
-
-        Raises:
-            MachineLostError: the machine was lost while waiting.
-        """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            step = 1.0 if deadline is None else max(0.0, min(1.0, deadline - time.monotonic()))
-            with contextlib.suppress(Exception):
-                event = stream.events.get(timeout=step)
-                if event[0] == b"":
-                    break
-                return event
-            self._check_heartbeat()
-            if deadline is not None and time.monotonic() >= deadline:
-                return None
-        raise self._why_lost()
-
     # State.
 
     @contextlib.contextmanager
@@ -370,16 +256,11 @@ class Machine:
             self._complaints = console.complaints(console.read(self.console))
         return self._complaints
 
-    def _check_heartbeat(self) -> None:
-        channel = self.channel
-        if self._paused or channel.closed.is_set():
-            return
-        silent = time.monotonic() - max(channel.last_heard, self._resumed_at)
-        if silent > self.hang_after:
-            raise GuestHangError(
-                f"the guest has had no heartbeat for {silent:.0f} s; its last words:\n"
-                + console.tail(console.read(self.console))
-            )
+    def _silent_since(self) -> float | None:
+        return None if self._paused else max(self.channel.last_heard, self._resumed_at)
+
+    def _last_words(self) -> str:
+        return console.tail(console.read(self.console))
 
     def _why_lost(self, *, booting: bool = False) -> Exception:
         """The exception that says how this machine ended."""

@@ -24,6 +24,7 @@ VARIABLES = {
     "__per_cpu_offset": "unsigned long []",
     "__pgtable_l5_enabled": "unsigned int",
     "boot_cpu_data": "struct cpuinfo_x86",
+    "btf_modules": "struct list_head",
     "contig_page_data": "struct pglist_data",
     "empty_zero_page": "unsigned long []",
     "huge_zero_pfn": "unsigned long",
@@ -33,6 +34,7 @@ VARIABLES = {
     "init_uts_ns": "struct uts_namespace",
     "jiffies_64": "unsigned long long",
     "max_pfn": "unsigned long",
+    "modules": "struct list_head",
     "mem_section": "struct mem_section **",
     "nr_cpu_ids": "unsigned int",
     "node_data": "struct pglist_data *[]",
@@ -45,6 +47,7 @@ VARIABLES = {
     "phys_base": "unsigned long",
     "ptrs_per_p4d": "unsigned int",
     "saved_command_line": "char *",
+    "vm_list": "struct list_head",
     "vmalloc_base": "unsigned long",
     "vmemmap_base": "unsigned long",
     "zero_pfn": "unsigned long",
@@ -194,9 +197,10 @@ def _address(prog: Program, name: str) -> int | None:
         return None
 
 
-def register(prog: Program, btf: Btf) -> BtfTypes:
-    """Give `prog` the finders for `btf`, after any it has (DWARF, when loaded, answers first)."""
+def register(prog: Program, btf: Btf, name: str = FINDER, *, first: bool = False) -> BtfTypes:
+    """Give `prog` the finders for `btf`, after any it has (DWARF, when loaded, answers first), or before them."""
     types = BtfTypes(btf)
-    prog.register_type_finder(FINDER, types.find_type, enable_index=-1)
-    prog.register_object_finder(FINDER, types.find_object, enable_index=-1)
+    place = 0 if first else -1
+    prog.register_type_finder(name, types.find_type, enable_index=place)
+    prog.register_object_finder(name, types.find_object, enable_index=place)
     return types

@@ -17,7 +17,7 @@ from numalab.machine.outcome import GuestFileError
 from numalab.measure import btf_types, symbols
 from numalab.measure.btf import Btf
 from numalab.measure.counters import GuestFiles
-from numalab.measure.qemu_ram import GuestMemoryError, GuestRam
+from numalab.measure.qemu_ram import GuestMemoryError, GuestRam, PhysicalMemory
 
 #: In the guest: "<physical address of the note, hex> <size, hex>".
 VMCOREINFO_FILE = "/sys/kernel/vmcoreinfo"
@@ -35,7 +35,7 @@ class Guest:
         levels: page-table levels of this boot, 4 or 5.
     """
 
-    def __init__(self, ram: GuestRam, vmcoreinfo: bytes, *, vmlinux: Path | None = None) -> None:
+    def __init__(self, ram: PhysicalMemory, vmcoreinfo: bytes, *, vmlinux: Path | None = None) -> None:
         """Learn symbols and types of the kernel in `ram`.
 
         Args:
@@ -53,14 +53,14 @@ class Guest:
         for first, last, host in ram.ranges:
             prog.add_memory_segment(first, last - first, _segment_reader(ram, host), physical=True)
         prog.set_linux_kernel_custom(vmcoreinfo, True)
-        self._types: btf_types.BtfTypes | None = None
+        self._types: list[btf_types.BtfTypes] = []
         if vmlinux is not None:
             prog.load_debug_info([vmlinux])
         table = symbols.kernel_symbols(prog, self.vmcoreinfo)
         prog.register_symbol_finder(symbols.FINDER, table, enable_index=-1)
         start, stop = table.address("__start_BTF"), table.address("__stop_BTF")
         if start is not None and stop is not None:
-            self._types = btf_types.register(prog, Btf(prog.read(start, stop - start)))
+            self.keep(btf_types.register(prog, Btf(prog.read(start, stop - start))))
         elif vmlinux is None:
             raise MissingError(
                 f"the kernel {self.vmcoreinfo.get('OSRELEASE', '')} carries no type information",
@@ -88,10 +88,14 @@ class Guest:
             ram.close()
             raise
 
+    def keep(self, types: btf_types.BtfTypes) -> None:
+        """Forget `types` at the end: finders of the program that were registered beside the kernel's own."""
+        self._types.append(types)
+
     def close(self) -> None:
         """Detach. Types refer to the program and its finder to the types: the ring is opened here."""
-        if self._types is not None:
-            self._types.forget()
+        for types in self._types:
+            types.forget()
         self.ram.close()
         del self.prog
 
@@ -125,7 +129,7 @@ def read_note(raw: bytes) -> bytes:
     raise GuestMemoryError("there is no vmcoreinfo note where the guest said it was")
 
 
-def _segment_reader(ram: GuestRam, host: int) -> Callable[[int, int, int, bool], bytes]:
+def _segment_reader(ram: PhysicalMemory, host: int) -> Callable[[int, int, int, bool], bytes]:
     """What drgn calls to read the range of guest memory mapped at `host`."""
 
     def read(_address: int, count: int, offset: int, _physical: bool) -> bytes:

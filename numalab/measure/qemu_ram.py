@@ -13,7 +13,7 @@ import re
 import socket
 import struct
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,24 @@ class Range(NamedTuple):
     start: int
     end: int
     host: int
+
+
+class PhysicalMemory(Protocol):
+    """A guest's physical memory, however it is reached (`GuestRam` has it)."""
+
+    ranges: list[Range]
+
+    def close(self) -> None:
+        """Let go of it."""
+
+    def read_host(self, host: int, size: int) -> bytes:
+        """Bytes at an address on the side of `Range.host`."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Bytes at a guest-physical address."""
+
+    def read_pages(self, frames: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Pages by frame number, as entries: uint64 [len(frames), 512]."""
 
 
 class Qmp:

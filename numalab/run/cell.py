@@ -28,6 +28,7 @@ from numalab.run.machines import Live, Pool
 from numalab.run.plan import Cell
 from numalab.run.policy import Setting, applied
 from numalab.run.store import disk_full
+from numalab.run.together import Together, samples_of
 
 _PERF_OUTPUT = "numalab-perf.json"
 #: The kernel keeps this many bytes of a program's name (TASK_COMM_LEN - 1).
@@ -99,6 +100,8 @@ class _Attempt:
         self.outcome: Json = outcome("error", detail="the cell was never run")
         self.completed: Completed | None = None
         self.samples: list[Json] = []
+        self.instances: list[Json] = []
+        self.whose = ""
         self.placement: list[Json] = []
         self.marks: dict[str, float] = {}
         self.readings: dict[str, counters.Counters] = {}
@@ -133,29 +136,24 @@ class _Attempt:
 
     def _program(self, live: Live) -> None:
         counted = bool(live.perf and self.context.perf)
-        report = f"{getattr(live.machine, 'scratch', '/tmp')}/{_PERF_OUTPUT}"
-        argv = [*(perf.argv_prefix(report, self.context.perf) if counted else ()), *self.cell.argv]
         self.readings["start"] = counters.read(live.machine)
         try:
-            process = live.machine.start(argv, on_mark=self._on_mark)
-        except GuestFileError as error:
-            self.outcome = outcome("error", detail=f"{argv[0]} could not be started: {error.strerror}")
-            return
-        try:
-            done = process.wait(self.context.timeout)
+            done = self._together(live, counted) if self.cell.instances else self._alone(live, counted)
         except CommandTimeoutError as error:
             self.outcome = outcome("timeout", detail=str(error))
-            self.completed = process.wait()
             self.beside.abandon(live.machine)
+            return
+        except ExperimentError:
+            self.beside.abandon(live.machine)
+            raise
+        if done is None:
             return
         self._stop_interference(live.machine)
         self.readings["end"] = counters.read(live.machine)
         self.completed = done
-        self.outcome = outcome(done.type, status=done.status, signal=done.signal, detail="" if done.ok else str(done))
-        if counted:
-            with suppress(GuestFileError):
-                text = live.machine.read_file(report).decode(errors="replace")
-                self.perf = perf.parse(text, self.context.perf)
+        self.outcome = outcome(
+            done.type, status=done.status, signal=done.signal, detail="" if done.ok else f"{self.whose}{done}"
+        )
         if done.ok:
             self._samples(done, live)
             if self.cell.beside and not self.beside.started:
@@ -163,9 +161,44 @@ class _Attempt:
         if self.broken:
             self.failed(self.broken)
 
+    def _alone(self, live: Live, counted: bool) -> Completed | None:
+        """Run the program to its end; None when it could not be started."""
+        report = f"{getattr(live.machine, 'scratch', '/tmp')}/{_PERF_OUTPUT}"
+        argv = [*(perf.argv_prefix(report, self.context.perf) if counted else ()), *self.cell.argv]
+        try:
+            process = live.machine.start(argv, on_mark=self._on_mark)
+        except GuestFileError as error:
+            self.outcome = outcome("error", detail=f"{argv[0]} could not be started: {error.strerror}")
+            return None
+        try:
+            done: Completed = process.wait(self.context.timeout)
+        except CommandTimeoutError:
+            self.completed = process.wait()
+            raise
+        if counted:
+            with suppress(GuestFileError):
+                text = live.machine.read_file(report).decode(errors="replace")
+                self.perf = perf.parse(text, self.context.perf)
+        return done
+
+    def _together(self, live: Live, counted: bool) -> Completed:
+        """Run the instances to their ends; return the one that stands for all."""
+        cell, context = self.cell, self.context
+        events = context.perf if counted else ()
+        together = Together(cell.instances, cell.order, self._on_mark, context.timeout, events)
+        try:
+            together.run(live.machine)
+        finally:
+            logs.keep_instances(self.directory, together.completed)
+            self.instances = together.results(cell.workload, live.machine.accel)
+        name, done = together.worst()
+        self.whose = f"{name}: "
+        return done
+
     def _samples(self, done: Completed, live: Live) -> None:
         try:
-            self.samples = list(self.cell.workload.samples(done.stdout, live.machine.accel))
+            own = self.cell.workload.samples(done.stdout, live.machine.accel)
+            self.samples = samples_of(self.instances) if self.cell.instances else list(own)
         except NumalabError as error:
             self.outcome = outcome("no-result", status=done.status, detail=str(error))
 
@@ -247,6 +280,7 @@ class _Attempt:
             "complaints": self.complaints,
             "samples": self.samples,
             "interference": self.beside.results,
+            "instances": self.instances,
             "marks": [{"name": name, "time_s": at} for name, at in self.marks.items()],
             "counters": self._counters(),
             "placement": self.placement,

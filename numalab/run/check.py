@@ -13,7 +13,7 @@ from numalab.errors import NumalabError, UserError, nearest
 from numalab.kernel.running import RUNNING
 from numalab.machine.topology import Topology
 from numalab.measure.perf import argv_prefix
-from numalab.run import interference, on_host, spec
+from numalab.run import instances, interference, on_host, spec
 from numalab.run.lab import Lab, WorkloadLike
 from numalab.run.policy import Policy
 from numalab.run.reader import Problems
@@ -42,6 +42,7 @@ def load(path: Path, lab: Lab, *, host: bool = False) -> Experiment:
     for policy, workload in _pairs(experiment):
         if policy.name in policies and workload.name in workloads:
             _options(policies[policy.name], workload, workloads[workload.name], problems)
+            _instances(experiment, lab, policy, workload, problems)
     _metrics(experiment, workloads, problems)
     _events(experiment, problems)
     _memory(experiment, lab, problems)
@@ -178,8 +179,24 @@ def _options(policy: Policy, variant: Variant, workload: WorkloadLike, problems:
             problems.add(f"matrix.workload ({variant.name})", f"under policy {policy.name!r}: {error}")
 
 
+def _instances(experiment: Experiment, lab: Lab, policy: Variant, workload: Variant, problems: Problems) -> None:
+    """Whether a workload's instances fit the machines and the policy they run on and under."""
+    if not workload.instances:
+        return
+    for name, topology in _topologies_of(experiment, {"policy": policy.name, "workload": workload.name}):
+        try:
+            bound = lab.policies()[policy.base].bind(policy.params, topology)
+            given = merged_params(workload, bound)
+            instances.place(workload.instances, lab.workload(workload.base), given, bound, topology)
+        except NumalabError as error:
+            problems.add(f"{workload.key}.instances", f"under policy {policy.name!r} on topology {name!r}: {error}")
+
+
 def _metrics(experiment: Experiment, workloads: dict[str, WorkloadLike], problems: Problems) -> None:
     known = sorted({metric for workload in workloads.values() for metric in workload.metrics})
+    # Where there are instances, a metric may have the number of one behind its name.
+    most = max((len(variant.instances.each) for variant in experiment.workloads), default=0)
+    known += [f"{metric}_instance{number}" for metric in known for number in range(most)]
     for number, metric in enumerate(experiment.measure.metrics):
         if metric not in known and len(workloads) == len(experiment.workloads):
             problems.add(

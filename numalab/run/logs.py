@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from numalab.machine import console
@@ -15,6 +16,13 @@ def keep_output(directory: Path, completed: Completed) -> None:
     """Write stdout.txt and stderr.txt."""
     (directory / "stdout.txt").write_bytes(clipped(completed.stdout))
     (directory / "stderr.txt").write_bytes(clipped(completed.stderr))
+
+
+def keep_instances(directory: Path, completed: Mapping[int, Completed]) -> None:
+    """Write stdout-N.txt and stderr-N.txt of each instance."""
+    for number, done in completed.items():
+        (directory / f"stdout-{number}.txt").write_bytes(clipped(done.stdout))
+        (directory / f"stderr-{number}.txt").write_bytes(clipped(done.stderr))
 
 
 def keep_console(directory: Path, path: Path, begin: int) -> tuple[int, list[str]]:

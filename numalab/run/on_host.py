@@ -46,7 +46,7 @@ def require_rights(policies: Mapping[str, Policy], *, root: bool | None = None) 
         return
     for name, policy in policies.items():
         for knob in policy.knobs:
-            if not knob.optional or Path(knob.path).exists():
+            if not knob.dispensable or Path(knob.path).exists():
                 raise MissingError(
                     f"policy {name!r} writes {knob.path}: on the host itself that takes root",
                     remedy="sudo, or --only policy=none (the policy that touches no knob)",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 from numalab.errors import MissingError, UserError
 from numalab.kernel.image import KernelImage
 from numalab.machine.topology import Topology
-from numalab.run import interference
+from numalab.run import instances, interference
 from numalab.run.check import merged_params
+from numalab.run.instances import Placed
 from numalab.run.interference import Load, loads
 from numalab.run.lab import Lab, MachineRequest, WorkloadLike
 from numalab.run.matrix import Point
@@ -36,6 +37,8 @@ class Cell:
         argv: the guest's command, the policy's wrapper included.
         params: the full resolved parameter set, plain JSON values.
         beside: the programs that run beside it.
+        instances: the processes that run in the place of one; empty: it is one.
+        order: their numbers, in the order in which they begin.
     """
 
     id: str
@@ -46,6 +49,8 @@ class Cell:
     argv: list[str]
     params: dict[str, Any]
     beside: list[Load]
+    instances: list[Placed] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Blocked:
     policy: Policy
     why: MissingError
     beside: list[Load]
+    instances: list[Placed] = field(default_factory=list)
 
 
 def plan(experiment: Experiment, points: Iterable[Point], lab: Lab, *, accel: str) -> tuple[list[Cell], list[Blocked]]:
@@ -101,11 +107,13 @@ class _Planner:
         given = merged_params(variant, policy)
         argv = [*policy.wrap, *workload.argv(given)]
         beside = loads(self.interferences[point.interference], policy, topology, self.lab)
+        placed = instances.place(variant.instances, workload, given, policy, topology)
+        order = variant.instances.order(self.experiment.seed, point.workload, point.repeat)
         try:
             kernel = self.lab.resolve_kernel(point.kernel)
             programs = self.lab.programs()
         except MissingError as why:
-            return Blocked(point, argv, policy, why, beside)
+            return Blocked(point, argv, policy, why, beside, placed)
         self._check_sets(point, kernel, policy)
         program = programs.get(workload.name)
         params = {
@@ -122,6 +130,8 @@ class _Planner:
                 "sha256": sha256_of(program) if program else None,
                 "params": resolved_params(workload, given),
                 "argv": argv,
+                # Absent otherwise, as with interference.
+                **({"instances": [one.to_json() for one in placed], "order": order} if placed else {}),
             },
             "policy": {"label": point.policy, **policy.to_json()},
             "repeat": point.repeat,
@@ -137,7 +147,7 @@ class _Planner:
                 "programs": [_known(load, programs) for load in beside],
             }
         request = self._request(kernel, topology, programs)
-        return Cell(cell_id(params), point, request, workload, policy, argv, params, beside)
+        return Cell(cell_id(params), point, request, workload, policy, argv, params, beside, placed, order)
 
     def _check_sets(self, point: Point, kernel: KernelImage, policy: Policy) -> None:
         has = patch_sets(kernel)
@@ -213,11 +223,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def commands(policy: Policy, argv: list[str], beside: Iterable[Load] = ()) -> list[str]:
+def commands(policy: Policy, argv: list[str], beside: Iterable[Load] = (), placed: Sequence[Placed] = ()) -> list[str]:
     """Return what a cell does in its guest, as lines of shell: the policy's knobs, what runs beside, the program."""
     lines = [
-        f"echo {shlex.quote(knob.value)} > {knob.path}" + ("  # where it exists" if knob.optional else "")
+        f"echo {shlex.quote(knob.value)} > {knob.path}" + ("  # where it exists" if knob.dispensable else "")
         for knob in policy.knobs
     ]
     lines += [f"{shlex.join(load.argv)} &  # between the program's marks ready and done" for load in beside]
-    return [*lines, shlex.join(argv)]
+    return [*lines, *(instances.commands(placed) if placed else [shlex.join(argv)])]

@@ -57,8 +57,9 @@ class Knob:
         value: what is written; may hold `{parameter}`.
         optional: a kernel without the file is fine (the knob then has its default anyway).
         mark: when set, the value is written once the program announces this mark, after snapshots and counters were
-            taken there, and not restored; `path` is then a file of the program, with PID in it.
+            taken there, and not restored; with PID in it `path` is a file of the program.
         brought_by: what kernel has it, when that is no patch set.
+        without: the value that a kernel without the file behaves as if it had; that one is fine there.
     """
 
     path: str
@@ -66,6 +67,12 @@ class Knob:
     optional: bool = False
     mark: str = ""
     brought_by: str = ""
+    without: str = ""
+
+    @property
+    def dispensable(self) -> bool:
+        """Whether a kernel without the file will do."""
+        return self.optional or bool(self.without and self.value == self.without)
 
 
 @dataclass(frozen=True)
@@ -189,7 +196,7 @@ def _set(machine: KnobHost, policy: Policy, knob: Knob, settings: list[Setting])
     setting = Setting(knob.path, before, knob.value)
     settings.append(setting)
     if before is None:
-        if knob.optional:
+        if knob.dispensable:
             return
         needs = knob.brought_by or " and ".join(f"the patch set {name!r}" for name in policy.requires)
         raise MissingError(
@@ -205,7 +212,8 @@ def _set(machine: KnobHost, policy: Policy, knob: Knob, settings: list[Setting])
         )
 
 
-#: Writes $2 into the file $1 of the process $0, or of the one it has started in its place (perf, say).
+#: Writes $2 into the file $1; where that has PID in it, it is that of the process $0, or of the one it has started in
+#: its place (perf, say).
 _LATE = """
 pid=$0
 while :; do
@@ -216,7 +224,11 @@ while :; do
 	[ "$child" ] || break
 	pid=$child
 done
-echo "$2" > "${1%PID*}$pid${1#*PID}"
+case $1 in
+*PID*) file=${1%PID*}$pid${1#*PID} ;;
+*) file=$1 ;;
+esac
+echo "$2" > "$file"
 """
 
 

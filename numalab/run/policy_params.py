@@ -133,4 +133,5 @@ def _existing_nodes(key: str, text: str, topology: Topology) -> NodeList:
         raise UserError(f"{key} = {text!r}: no list of nodes (such as 0-2,5, or all)")
     for number in numbers:
         existing_node(key, number, topology)
-    return NodeList(text)
+    # As the kernel writes it, so that what it shows is what was asked for.
+    return NodeList(number_list(sorted(set(numbers))))

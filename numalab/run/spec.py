@@ -20,6 +20,7 @@ from numalab.machine.topology import Topology
 from numalab.measure.perf import DEFAULT_EVENTS
 from numalab.results import PLACEBO
 from numalab.run import interference, topologies
+from numalab.run.instances import NO_INSTANCES, Instances, instances_in
 from numalab.run.interference import Interference, interferences_in
 from numalab.run.reader import Problems, Table, read_toml
 
@@ -40,12 +41,14 @@ class Variant:
         base: the policy or workload it is made from.
         params: what the file says about its parameters, unchecked.
         key: where in the file it stands, for complaints; "" when the file does not describe it.
+        instances: of a workload, the processes it runs as at once.
     """
 
     name: str
     base: str
     params: Mapping[str, Any] = field(default_factory=dict)
     key: str = ""
+    instances: Instances = NO_INSTANCES
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,9 @@ class Experiment:
             "matrix": {axis: list(names) for axis, names in self.axes.items()},
             "excludes": [{axis: list(names) for axis, names in exclude.values.items()} for exclude in self.excludes],
             "policies": {policy.name: {"policy": policy.base, **policy.params} for policy in self.policies},
-            "workloads": {workload.name: {"workload": workload.base, **workload.params} for workload in self.workloads},
+            "workloads": {
+                each.name: {"workload": each.base, **each.instances.to_json(), **each.params} for each in self.workloads
+            },
             "topologies": {name: topology.to_json() for name, topology in self.topologies.items()},
             "interference": {each.name: each.to_json() for each in self.interferences if each.nodes},
             "measure": {key: list(words) for key, words in asdict(self.measure).items()},
@@ -230,7 +235,8 @@ def _variants(described: Table, axis: str, wanted: tuple[str, ...]) -> tuple[Var
     found = {}
     for name, table in described.children().items():
         base = table.get(axis, str, name)
-        found[name] = Variant(name, base, table.rest(), table.key)
+        instances = instances_in(table) if axis == "workload" else NO_INSTANCES
+        found[name] = Variant(name, base, table.rest(), table.key, instances)
         if name not in wanted:
             near = nearest(name, wanted)
             described.problems.add(table.key, f"is described here and not used in matrix.{axis}{near}")

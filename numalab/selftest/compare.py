@@ -170,7 +170,9 @@ def _judge(
         Judgement.FIXED: "failed in every repeat of the baseline",
         Judgement.RUNS: "was skipped in the baseline",
     }[judged]
-    explanation = f"{words}: {now.reason}" if now.reason else words
+    # What holds now has no reason of its own: why it did not is the baseline's.
+    reason = before.reason if before and judged in (Judgement.FIXED, Judgement.RUNS) else now.reason
+    explanation = f"{words}: {reason}" if reason else words
     return Difference(program, test, judged, str(before or ""), str(now), explanation)
 
 

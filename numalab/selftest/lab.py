@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 #: Seconds of wall time until a machine must have answered.
 _BOOT_SECONDS = 120.0
 
+#: Record of a baseline that is not done.
+_UNFINISHED = "unfinished.json"
+
 #: (number of the repeat from 1, number of repeats, result)
 OnResult = Callable[[int, int, Result], None]
 
@@ -67,15 +70,30 @@ class Setting:
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def run(setting: Setting, repeats: int, out: Path, *, on_result: OnResult = lambda *_: None) -> Run:
+def run(
+    setting: Setting,
+    repeats: int,
+    out: Path,
+    *,
+    on_result: OnResult = lambda *_: None,
+    file: str = "results.json",
+    resume: bool = False,
+) -> Run:
     """Run the programs `repeats` times; record them in `out`: results.json, and each program's output in logs/.
 
     What is done is on disk at any moment; an interrupted run leaves the results it has.
+
+    Args:
+        setting, repeats, out: what, how often, and the directory of the results.
+        on_result: is told each result as it comes.
+        file: name of the record in `out`.
+        resume: go on with the record that is there, of a run of the same setting that was interrupted.
 
     Raises:
         MachineLostError: no machine comes up. MissingError: this host lacks something.
     """
     started, begun = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    before = record.load(out / file) if resume and (out / file).is_file() else None
     done: list[list[Result]] = []
     machines: list[dict[str, Any]] = []
 
@@ -86,13 +104,16 @@ def run(setting: Setting, repeats: int, out: Path, *, on_result: OnResult = lamb
             {"accel": setting.accel, "topology": setting.topology.to_json(), **(machines[0] if machines else {})},
             setting.built.key,
             tuple(map(tuple, done)),
-            started,
-            time.monotonic() - begun,
+            before.started if before else started,
+            time.monotonic() - begun + (before.seconds if before else 0.0),
         )
 
     for number in range(1, repeats + 1):
-        results: list[Result] = []
+        wanted = {program.name for program in setting.programs}
+        results = [each for each in _nth(before, number - 1) if each.program in wanted]
         done.append(results)
+        known = {each.program for each in results}
+        left = [program for program in setting.programs if program.name not in known]
         logs = out / "logs" / str(number)
         logs.mkdir(parents=True, exist_ok=True)
 
@@ -102,7 +123,7 @@ def run(setting: Setting, repeats: int, out: Path, *, on_result: OnResult = lamb
             for suffix, text in (("out", result.stdout), ("err", result.stderr)):
                 if text:
                     (at / f"{name}.{suffix}").write_bytes(text)
-            so_far().save(out / "results.json")
+            so_far().save(out / file)
             on_result(repeat, repeats, result)
 
         @contextmanager
@@ -114,7 +135,7 @@ def run(setting: Setting, repeats: int, out: Path, *, on_result: OnResult = lamb
 
         runner.run(
             setting.group,
-            setting.programs,
+            left,
             opened,
             setting.built.linkage,
             on_result=keep,
@@ -128,7 +149,8 @@ def baseline(
 ) -> tuple[Run, Path]:
     """Return the recorded results of `setting` with at least `repeats` repeats, and the directory they are in.
 
-    Programs that the cache knows well enough are not run again, unless `fresh`.
+    Programs that the cache knows well enough are not run again, unless `fresh`; what an interrupted baseline had done
+    is not either.
 
     Raises:
         As `run`.
@@ -137,11 +159,15 @@ def baseline(
     file = place / "results.json"
     known = record.load(file) if file.is_file() and not fresh else None
     lacking = tuple(each for each in setting.programs if known is None or _repeats_of(known, each.name) < repeats)
+    if fresh:
+        (place / _UNFINISHED).unlink(missing_ok=True)
     if lacking:
-        with _kept(file):
-            found = run(replace(setting, programs=lacking), repeats, place, on_result=on_result)
+        # In a record of its own: interrupted, it does not replace a better one.
+        what = replace(setting, programs=lacking)
+        found = run(what, repeats, place, on_result=on_result, file=_UNFINISHED, resume=True)
         known = found if known is None else merge(known, found)
         known.save(file)
+        (place / _UNFINISHED).unlink(missing_ok=True)
     assert known is not None
     wanted = {program.name for program in setting.programs}
     chosen = tuple(tuple(each for each in repeat if each.program in wanted) for repeat in known.repeats)
@@ -159,24 +185,12 @@ def merge(old: Run, new: Run) -> Run:
     return replace(new, repeats=tuple(repeats), seconds=old.seconds + new.seconds)
 
 
-def _nth(run: Run, number: int) -> Sequence[Result]:
-    return run.repeats[number] if number < len(run.repeats) else ()
+def _nth(run: Run | None, number: int) -> Sequence[Result]:
+    return run.repeats[number] if run and number < len(run.repeats) else ()
 
 
 def _repeats_of(run: Run, program: str) -> int:
     return sum(any(each.program == program for each in repeat) for repeat in run.repeats)
-
-
-@contextmanager
-def _kept(file: Path) -> Iterator[None]:
-    """Put `file` back as it was if the work in the block ends early."""
-    before = file.read_bytes() if file.is_file() else None
-    try:
-        yield
-    except BaseException:
-        if before is not None:
-            file.write_bytes(before)
-        raise
 
 
 def _boot(setting: Setting, logs: Path) -> Machine:

@@ -1,7 +1,7 @@
 """The long matrix of the kernel's own tests: groups × page-table levels × boot options, held against a baseline.
 
 Every point has a directory of its own, and says by a hash of everything that decides its results whether they still
-stand: an interrupted matrix goes on where it was, a new kernel or new test programs are run anew.
+stand: an interrupted matrix goes on with the next program, a new kernel or new test programs are run anew.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from numalab.selftest.record import Run
 FILE = Path(__file__).with_name("matrix.toml")
 #: How often a machine that does not answer is booted before that is its outcome.
 _TRIES = 2
-_STANDS = "stands.json"
-_BASELINE = "baseline.json"
+#: Which results are in a directory: all of them, or those that there are so far.
+_STANDS, _BEGUN = "stands.json", "begun.json"
+_RESULTS, _BASELINE = "results.json", "baseline.json"
 
 
 @dataclass(frozen=True)
@@ -220,19 +221,23 @@ def run(
     mine, other = rig.settings(point)
     place = out / point.name
     place.mkdir(parents=True, exist_ok=True)
+    key = _key(point, rig)
     (place / _STANDS).unlink(missing_ok=True)
+    if not _says(place / _BEGUN, key):
+        (place / _RESULTS).unlink(missing_ok=True)
+    write_json(place / _BEGUN, {"key": key})
     for tries_left in range(_TRIES - 1, -1, -1):
         try:
             told = on_result(f"{matrix.against} (baseline)")
             before, _ = lab.baseline(other, matrix.baseline_repeats, on_result=told)
             before.save(place / _BASELINE)
-            lab.run(mine, matrix.repeats, place, on_result=on_result(matrix.kernel))
+            lab.run(mine, matrix.repeats, place, on_result=on_result(matrix.kernel), file=_RESULTS, resume=True)
             break
         except MachineLostError as error:
             # A busy host may be too slow for a boot; a kernel that panics there does so again.
             if not tries_left or not isinstance(error, BootFailureError):
                 return Outcome(point, lost=str(error))
-    write_json(place / _STANDS, {"key": _key(point, rig)})
+    write_json(place / _STANDS, {"key": key})
     done = standing(point, rig, out)
     assert done is not None
     return done
@@ -241,14 +246,17 @@ def run(
 def standing(point: Point, rig: Rig, out: Path) -> Outcome | None:
     """Return what a point came to before, None when it has not been run or something that decides it has changed."""
     place = out / point.name
-    try:
-        stands = json.loads((place / _STANDS).read_text())["key"] == _key(point, rig)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if not stands:
+    if not _says(place / _STANDS, _key(point, rig)):
         return None
     found, before = record.load(place), record.load(place / _BASELINE)
     return Outcome(point, found, before, tuple(compare(found, before, point.matrix.explanations)))
+
+
+def _says(file: Path, key: str) -> bool:
+    try:
+        return bool(json.loads(file.read_text())["key"] == key)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _key(point: Point, rig: Rig) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from textwrap import wrap
 
 from numalab.selftest.compare import Difference
@@ -120,26 +121,38 @@ def _said(difference: Difference) -> str:
     return {"runs": "runs only now", "skipped": "skipped now"}.get(word, word)
 
 
+@dataclass
+class _Entry:
+    """One line about differences: of one program or test, or of tests of one program that differ for one reason."""
+
+    tests: dict[str, None] = field(default_factory=dict)
+    points: dict[str, None] = field(default_factory=dict)
+
+    def line(self, judgement: str, program: str, why: str, *, blames: bool) -> str:
+        mark = "**" if blames else ""
+        tests = [test for test in self.tests if test]
+        name = f"`{program}: {tests[0]}`" if len(tests) == 1 else f"`{program}`"
+        if len(tests) > 1:
+            name += f" ({len(tests)} tests, such as `{tests[0]}`)"
+        return f"* {mark}{judgement}{mark} {name}: {_plain(why)} ({_where(list(self.points))})"
+
+
 def _differences(outcomes: Iterable[Outcome]) -> list[str]:
-    """Each difference once, with the points where it was seen."""
-    where: dict[tuple[str, str, str], list[str]] = {}
-    bad: set[tuple[str, str, str]] = set()
+    """Each difference once, with the points where it was seen; what blames test by test, the rest by its reason."""
+    entries: dict[tuple[bool, str, str, str, str], _Entry] = {}
     for outcome in outcomes:
         for each in outcome.differences:
-            key = (_said(each), each.name, each.explained or each.explanation)
-            where.setdefault(key, []).append(outcome.point.name)
-            if each.blames:
-                bad.add(key)
+            alone = each.test if each.blames else ""
+            key = (not each.blames, _said(each), each.program, alone, each.explained or each.explanation)
+            entry = entries.setdefault(key, _Entry())
+            entry.tests[each.test] = entry.points[outcome.point.name] = None
         if outcome.lost:
-            key = ("machine lost", outcome.point.group, outcome.lost)
-            where.setdefault(key, []).append(outcome.point.name)
-            bad.add(key)
-    rows = []
-    for key, names in sorted(where.items(), key=lambda entry: (entry[0] not in bad, entry[0])):
-        judgement, name, why = key
-        mark = "**" if key in bad else ""
-        rows.append(f"* {mark}{judgement}{mark} `{name}`: {_plain(why)} ({_where(names)})")
-    return rows
+            entry = entries.setdefault((False, "machine lost", outcome.point.group, "", outcome.lost), _Entry())
+            entry.tests[""] = entry.points[outcome.point.name] = None
+    return [
+        entry.line(judgement, program, why, blames=not harmless)
+        for (harmless, judgement, program, _, why), entry in sorted(entries.items(), key=lambda each: each[0])
+    ]
 
 
 def _before(ran: Sequence[Outcome]) -> list[str]:

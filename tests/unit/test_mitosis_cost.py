@@ -212,3 +212,34 @@ def test_no_bounds_against_a_kernel_of_another_configuration(bench: Bench) -> No
 
 def test_scenarios_are_found_by_their_names() -> None:
     assert all(isinstance(each, Scenario) and each.name == name for name, each in SCENARIOS.items())
+
+
+PAGE = "# Page\n\n<!-- mitosis.cost: begin -->\nold\n<!-- mitosis.cost: end -->\n\nmore\n"
+
+
+def test_the_ratios_go_into_a_page_of_the_documentation(bench: Bench, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    bench.factors["first-touch", "fault"] = 1.006
+    bench.policies = ["first-touch", "lazy"]
+    assert bench.run("--table", str(page), "--size", "4K", "--size", "512M") == 1
+    text = page.read_text()
+    assert text.startswith("# Page\n\n<!--") and text.endswith("<!-- mitosis.cost: end -->\n\nmore\n")
+    lines = text.splitlines()
+    assert "| | operation | mapping | 4K | 512M | at most |" in lines
+    assert "| off | mmap | private | 1.0000 | 1.0000 | 1.005 |" in lines
+    assert "| off | fault | private | **1.0060** | **1.0060** | 1.005 |" in lines
+    assert "| lazy | fault | private | 1.0000 | 1.0000 |  |" in lines
+    assert any(line.startswith("| full | not counted: there is no policy 'eager'") for line in lines)
+    before = text
+    assert bench.run("--table", str(page), "--size", "4K", "--size", "512M") == 1
+    assert page.read_text() == before, "the same results, the same page"
+
+
+def test_a_page_says_when_no_bound_was_checked(bench: Bench, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    assert bench.run("--base", "stock", "--scenario", "off", "--no-debian", "--table", str(page)) == 0
+    assert "No bound is checked, because the two differ in more than patches: flavour: patched and stock" in (
+        page.read_text()
+    )

@@ -10,7 +10,7 @@ import pytest
 
 from numalab.paths import ROOT
 from numalab.results import OUTCOMES, load_experiment, load_results
-from numalab.run import interference, spec, topologies
+from numalab.run import instances, interference, spec, topologies
 from tests.unit.test_run_runner import ONE, Bench
 
 WORDS = {
@@ -20,7 +20,7 @@ WORDS = {
 
 
 def test_every_key_of_an_experiment_file() -> None:
-    source = "".join(Path(str(each.__file__)).read_text() for each in (spec, topologies, interference))
+    source = "".join(Path(str(each.__file__)).read_text() for each in (spec, topologies, interference, instances))
     read = set(re.findall(r"\.(?:get|count|seconds|size|words|table|tables)\(\s*\"(\w+)\"", source))
     keys = {*read, *spec.AXES, *(field.name for field in (*fields(spec.Running), *fields(spec.Measure)))}
     tables = {"matrix", "exclude", "policies", "workloads", "topologies", "interference", "measure", "run"}

@@ -93,6 +93,45 @@ def test_interrupted_run_keeps_what_it_has(machines: Machines, tmp_path: Path) -
     assert [len(repeat) for repeat in record.load(tmp_path).repeats] == [2, 1]
 
 
+def test_an_interrupted_run_goes_on_with_the_next_program(machines: Machines, tmp_path: Path) -> None:
+    machines.statuses = {"b": [0, -1]}
+    with pytest.raises(KeyboardInterrupt):
+        lab.run(setting("a", "b", "c"), 2, tmp_path)
+    assert machines.runs == ["a", "b", "c", "a", "b"]
+    first = record.load(tmp_path)
+    machines.runs.clear()
+    done = lab.run(setting("a", "b", "c"), 2, tmp_path, resume=True)
+    assert machines.runs == ["b", "c"]
+    assert [[result.program for result in repeat] for repeat in done.repeats] == [["a", "b", "c"]] * 2
+    assert (done.started, done.seconds >= first.seconds) == (first.started, True)
+    machines.runs.clear()
+    boots = len(machines.boots)
+    assert lab.run(setting("a", "b", "c"), 2, tmp_path, resume=True).programs() == done.programs()
+    assert (machines.runs, len(machines.boots)) == ([], boots)
+    lab.run(setting("a", "b", "c"), 1, tmp_path)
+    assert machines.runs == ["a", "b", "c"]
+
+
+def test_an_interrupted_baseline_goes_on_with_the_next_program(machines: Machines) -> None:
+    machines.statuses = {"b": [0, -1]}
+    with pytest.raises(KeyboardInterrupt):
+        lab.baseline(setting("a", "b"), 2)
+    machines.runs.clear()
+    found, place = lab.baseline(setting("a", "b"), 2)
+    assert machines.runs == ["b"]
+    assert [len(repeat) for repeat in found.repeats] == [2, 2]
+    assert [file.name for file in place.glob("*.json")] == ["results.json"]
+
+
+def test_a_fresh_baseline_forgets_an_interrupted_one(machines: Machines) -> None:
+    machines.statuses = {"b": [-1]}
+    with pytest.raises(KeyboardInterrupt):
+        lab.baseline(setting("a", "b"), 1)
+    machines.runs.clear()
+    lab.baseline(setting("a", "b"), 1, fresh=True)
+    assert machines.runs == ["a", "b"]
+
+
 def test_baseline_is_run_once(machines: Machines) -> None:
     first, place = lab.baseline(setting("a", "b"), 3)
     assert len(machines.runs) == 6

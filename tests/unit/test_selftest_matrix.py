@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from numalab.machine import accel
 from numalab.machine.outcome import BootFailureError
 from numalab.selftest import catalogue, lab, matrix, report, runner
 from numalab.selftest.build import Programs
-from numalab.selftest.matrix import Matrix, Point, Rig
+from numalab.selftest.compare import Difference, Judgement
+from numalab.selftest.matrix import Matrix, Outcome, Point, Rig
 from numalab.selftest.verdict import Verdict
 
 TEXT = """\
@@ -50,10 +52,15 @@ def read(tmp_path: Path, text: str) -> Matrix:
 def test_the_matrix_of_the_tree_covers_what_it_promises() -> None:
     found = matrix.load()
     points = matrix.points(found)
-    assert {"mm", "pgtables", "kvm"} <= set(found.groups) <= set(catalogue.groups())
-    assert {(p.levels, *p.chosen) for p in points if p.group == "mm"} == {
-        (levels, pti, thp) for levels in (4, 5) for pti in ("on", "off") for thp in ("always", "never")
-    }
+    assert {"mm", "x86", "futex", "proc", "stress-ng", "pgtables", "kvm"} <= set(found.groups)
+    assert set(found.groups) <= set(catalogue.groups())
+    modes = ("off", "lazy", "eager")
+    assert {(p.levels, *p.chosen) for p in points if p.group == "mm"} == set(
+        product((4, 5), ("on", "off"), ("always", "never"), modes)
+    )
+    words = {p.values["replication"]: p.words(own=True).split()[2:] for p in points}
+    assert words == {"off": [], "lazy": ["pgtable_repl=force"], "eager": ["pgtable_repl=force,eager"]}
+    assert not any("pgtable_repl" in p.words(own=False) for p in points)
     assert (found.kernel, found.against) == ("patched", "stock")
     assert found.baseline_repeats > 1, "a flaky test is to be known"
 
@@ -243,6 +250,42 @@ def test_an_interrupted_point_does_not_stand(bench: Bench, described: Matrix, mo
         assert matrix.standing(one(described), rig, bench.out) is None
 
 
+def test_an_interrupted_point_goes_on_with_the_next_program(bench: Bench, described: Matrix) -> None:
+    def count(verdicts: dict[str, int]) -> Any:
+        def told(name: str) -> Any:
+            def one_more(*_: Any) -> None:
+                verdicts[name] = verdicts.get(name, 0) + 1
+                if verdicts[name] == 3:
+                    raise KeyboardInterrupt
+
+            return one_more
+
+        return told
+
+    first: dict[str, int] = {}
+    with pytest.raises(KeyboardInterrupt):
+        matrix.run(one(described), bench.rig, bench.out, on_result=count(first))
+    assert first == {"stock (baseline)": 3}
+    first["stock (baseline)"] = 100
+    with pytest.raises(KeyboardInterrupt):
+        matrix.run(one(described), bench.rig, bench.out, on_result=count(first))
+    programs = len(catalogue.group("futex").programs)
+    assert first == {"stock (baseline)": 100 + 2 * programs - 3, "patched": 3}
+    last = {"patched": 100}
+    outcome = matrix.run(one(described), bench.rig, bench.out, on_result=count(last))
+    assert last == {"patched": 100 + programs - 3}
+    assert outcome.found is not None
+    assert len(outcome.found.programs()) == programs
+    # Not with what another kernel had done.
+    bench.lost = {"patched"}
+    matrix.run(one(described), bench.rig, bench.out)
+    newer = Rig(**{**vars(bench.rig), "kernel": kernel("patched", "2")})
+    bench.lost = set()
+    last = {"patched": 100}
+    matrix.run(one(described), newer, bench.out, on_result=count(last))
+    assert last == {"patched": 100 + programs}
+
+
 # The page.
 
 
@@ -276,6 +319,24 @@ def test_the_page(bench: Bench, described: Matrix) -> None:
     before = lines[lines.index("## What does not hold on stock either") :]
     assert before[2].startswith("* `futex: futex_requeue` failing: it \\| broke badly (")
     assert before[3].startswith("* `futex: futex_waitv` skipped: ")
+
+
+def test_the_page_tells_harmless_differences_by_their_reason(described: Matrix) -> None:
+    def found(test: str, judgement: Judgement, why: str) -> Difference:
+        return Difference("cow", test, judgement, "skip 1/1", "pass 1/1", why)
+
+    points = matrix.points(described)
+    runs = [found(f"with THP {size}", Judgement.RUNS, "was skipped in the baseline: no gup_test") for size in range(99)]
+    bad = [found(f"pin {number}", Judgement.REGRESSION, "held in the baseline") for number in range(3)]
+    lines = report.page(described, points, [Outcome(points[0], differences=(*runs, *bad))]).splitlines()
+    told = lines[lines.index("## Differences") + 2 : lines.index("## What does not hold on stock either") - 1]
+    assert [line.partition("(")[0] for line in told[:3]] == [
+        f"* **regression** `cow: pin {number}`: held in the baseline " for number in range(3)
+    ]
+    where = f"({points[0].name})"
+    assert told[3:] == [
+        "* runs only now `cow` (99 tests, such as `with THP 0`): was skipped in the baseline: no gup_test " + where
+    ]
 
 
 def test_the_page_before_anything_was_run(described: Matrix) -> None:

@@ -19,7 +19,7 @@ GUPS = catalogue.get("gups")
 
 
 def test_names() -> None:
-    assert catalogue.names() == ["gups", "btree", "stream", "memops"]
+    assert catalogue.names() == ["gups", "btree", "stream", "memops", "samepage"]
     with pytest.raises(UserError, match=r"unknown workload 'gusp' \(did you mean 'gups'\?\)"):
         catalogue.get("gusp")
 

@@ -9,7 +9,15 @@ from workloads.build import SOURCES
 
 DRIVER = Path(__file__).with_name("test_workloads_driver.c")
 UNITS = (
-    *("common/fail.c", "common/marks.c", "common/options.c", "common/policy.c", "common/result.c", "common/setup.c"),
+    *(
+        "common/fail.c",
+        "common/ksm.c",
+        "common/marks.c",
+        "common/options.c",
+        "common/policy.c",
+        "common/result.c",
+        "common/setup.c",
+    ),
     *("common/team.c", "gups/table.c", "btree/tree.c", "stream/kernels.c", "memops/samples.c", "memops/touch.c"),
 )
 

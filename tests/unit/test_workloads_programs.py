@@ -25,6 +25,7 @@ SMALL: dict[str, list[str]] = {
     "btree": ["--size", "1M", "--lookups", "10k"],
     "stream": ["--size", "768K", "--iterations", "2"],
     "memops": ["--size", "64K", "--iterations", "3"],
+    "samepage": ["--size", "1M", "--seconds", "0.1"],
 }
 
 

@@ -76,3 +76,33 @@ def test_replicas_say_what_the_page_tables_say(patched: KernelImage, tmp_path: P
     assert len(results) == len(group.programs)
     for result in results:
         assert result.verdict is (Verdict.SKIP if result.program in NOT_HERE else Verdict.PASS), result
+
+
+#: What a program sees, not where its tables are: true of any domains.
+SEEN_BY_PROGRAMS = ("access", "coherence", "dirty", "features", "fork", "futex", "storm")
+
+
+def test_one_node_with_domains_by_cpu_parity(patched: KernelImage, tmp_path: Path) -> None:
+    with patched_files() as files:
+        built = build.build(files)
+    group = catalogue.group("pgrepl")
+    programs = [p for p in group.programs if p.name.removeprefix("pgtable_repl_") in SEEN_BY_PROGRAMS]
+    append = "pgtable_repl=force,parity"
+    with Machine(
+        patched, uniform(1, 4, "2G"), accel="tcg", share=built.top, log_dir=tmp_path, append=append
+    ) as machine:
+        results = runner.run(
+            group,
+            programs,
+            partial(nullcontext, machine),  # type: ignore[arg-type]
+            built.linkage,
+            patience=3.0,
+        )
+        counts = dict(line.split() for line in machine.read_file("/proc/vmstat").decode().splitlines())
+    assert not machine.complaints
+    assert [(r.program, r.verdict) for r in results] == [
+        (f"pgtable_repl_{name}", Verdict.PASS) for name in SEEN_BY_PROGRAMS
+    ]
+    # Both domains are on the one node: replicas must have been used, and none be a pass-through.
+    assert int(counts["pgrepl_fill"]) > 1000
+    assert int(counts["pgrepl_passthru"]) == 0

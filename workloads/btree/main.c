@@ -3,11 +3,16 @@
 
 #include "../common/clock.h"
 #include "../common/fail.h"
+#include "../common/ksm.h"
 #include "../common/marks.h"
 #include "../common/result.h"
 #include "../common/setup.h"
 #include "../common/team.h"
+#include "../common/watch.h"
 #include "tree.h"
+
+/* Lookups between two that are told to the watch. */
+#define TOLD 256
 
 struct btree {
 	struct tree tree;
@@ -38,6 +43,8 @@ static void look_up(void *context, unsigned int thread, unsigned int threads)
 		/* Low bits choose hit or miss, high bits the key. */
 		bool miss = btree->miss_percent && (random & 0xffff) % 100 < btree->miss_percent;
 
+		if (i % TOLD == TOLD - 1)
+			watch_add(thread, TOLD);
 		expected += !miss;
 		if (!tree_find(tree, miss ? tree_absent_key(tree, index) : tree_key(tree, index), &value))
 			continue;
@@ -51,7 +58,8 @@ static void look_up(void *context, unsigned int thread, unsigned int threads)
 
 int main(int argc, char **argv)
 {
-	uint64_t size = UINT64_C(64) << 20, keys = 0;
+	uint64_t size = UINT64_C(64) << 20, keys = 0, settle = 0;
+	double interval = 0;
 	struct btree btree = { .lookups = 1000000 };
 	enum { SIZE_ROW, KEYS_ROW };
 	struct option_row rows[] = {
@@ -62,6 +70,10 @@ int main(int argc, char **argv)
 		  1, 0, false },
 		{ "misses", OPTION_COUNT, &btree.miss_percent, "PERCENT",
 		  "share of lookups for a key that is not there (default 0)", 0, 100, false },
+		{ "settle", OPTION_COUNT, &settle, "PASSES",
+		  "before the first lookup wait for so many passes of KSM, where it runs (default 0)", 0, 0, false },
+		{ "interval", OPTION_SECONDS, &interval, "S",
+		  "a line on progress and placement each so many seconds (default: none)", 0, 0, false },
 		{ 0 },
 	};
 	struct tree *tree = &btree.tree;
@@ -81,11 +93,13 @@ int main(int argc, char **argv)
 	tree->root = &tree->nodes[permutation_apply(&tree->order, tree->node_count - 1)];
 	init_seconds = team_initialise(team, &setup, build, &btree);
 
-	phase_begin(&phase);
+	mark("ready");
+	ksm_settle(settle);
+	phase_start(&phase);
+	watch_start(setup.threads, interval, tree->nodes, tree_bytes(tree));
 	team_run(team, look_up, &btree);
-	phase_end(&phase);
-	team_stop(team);
-
+	phase_stop(&phase);
+	watch_stop();
 	result_begin(&result);
 	result_count(&result, "lookups", btree.lookups);
 	result_real(&result, "lookups_per_second", (double)btree.lookups / phase.seconds);
@@ -97,6 +111,11 @@ int main(int argc, char **argv)
 	result_count(&result, "tree_bytes", tree_bytes(tree));
 	phase_report(&phase, init_seconds, &result);
 	region_report(tree->nodes, tree_bytes(tree), &result);
+	/* What belongs to all processes together is read before one of them may end. */
+	if (setup.mergeable != MERGE_NO)
+		ksm_report(&result);
+	mark("done");
+	team_stop(team);
 	result_print(&result, "%" PRIu64 " lookups among %" PRIu64 " keys (%u levels, %" PRIu64 " MiB) in %.3f s, %" PRIu64
 			      " found",
 		     btree.lookups, tree->keys, tree->depth, tree_bytes(tree) >> 20, phase.seconds, btree.found);

@@ -134,3 +134,25 @@ bool policy_sample_pages(void *start, uint64_t bytes, unsigned int samples, uint
 	free(status);
 	return known;
 }
+
+bool policy_count_pages(void *start, uint64_t bytes, uint64_t counts[static POLICY_MAX_NODES])
+{
+	enum { BATCH = 1024 };
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), pages = bytes / page;
+	void *addresses[BATCH];
+	int status[BATCH];
+
+	memset(counts, 0, POLICY_MAX_NODES * sizeof(*counts));
+	for (uint64_t done = 0; done < pages; done += BATCH) {
+		unsigned long count = pages - done < BATCH ? pages - done : BATCH;
+
+		for (unsigned long i = 0; i < count; i++)
+			addresses[i] = (char *)start + (done + i) * page;
+		if (syscall(SYS_move_pages, 0, count, addresses, NULL, status, 0))
+			return false;
+		for (unsigned long i = 0; i < count; i++)
+			if (status[i] >= 0 && status[i] < POLICY_MAX_NODES)
+				counts[status[i]]++;
+	}
+	return true;
+}

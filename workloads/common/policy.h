@@ -37,4 +37,7 @@ void policy_allowed_nodes(uint64_t nodes[static POLICY_WORDS]);
  */
 bool policy_sample_pages(void *start, uint64_t bytes, unsigned int samples, uint64_t counts[static POLICY_MAX_NODES]);
 
+/* The same of every page. */
+bool policy_count_pages(void *start, uint64_t bytes, uint64_t counts[static POLICY_MAX_NODES]);
+
 #endif

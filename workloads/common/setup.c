@@ -13,10 +13,13 @@
 #include <unistd.h>
 
 #include "fail.h"
+#include "ksm.h"
 
 #define MAX_CPUS 4096
 #define MAX_THREADS 4096
 #define HUGE_PAGE (UINT64_C(2) << 20)
+/* Far from where programs, libraries and stacks go, with randomised addresses too. */
+#define MERGED_ADDRESS ((char *)(UINT64_C(16) << 40))
 
 /* glibc's cpu_set_t ends at 1024 CPUs; the functions take larger sets by their size. */
 struct cpus {
@@ -77,6 +80,8 @@ static void finish(struct setup *setup, bool init_given)
 		if (!policy_is_set(&setup->memory))
 			setup->memory.mode = MPOL_LOCAL;
 	}
+	if (setup->mergeable == MERGE_PROCESS)
+		ksm_merge_process();
 	if (setup->huge == HUGE_NEVER && prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0))
 		fail("cannot turn transparent huge pages off: %s", strerror(errno));
 }
@@ -100,6 +105,8 @@ void setup_parse(struct setup *setup, enum setup_scope scope, int argc, char **a
 		  "who touches first: each thread its share (default), or one thread all", 0, 0, false },
 		{ "init-cpu", OPTION_COUNT, &setup->init_cpu, "CPU", "CPU of the one thread; means --init single", 0,
 		  0, false },
+		{ "mergeable", OPTION_CHOICE, &setup->mergeable, "no|region|process",
+		  "what KSM may merge: nothing, the region, or all anonymous memory", 0, 0, false },
 		{ 0 },
 	};
 	enum { INIT_ROW = 6, INIT_CPU_ROW = 7 };
@@ -163,14 +170,15 @@ void setup_advise(const struct setup *setup, void *start, uint64_t bytes)
 void *setup_region(const struct setup *setup, uint64_t bytes)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), slack;
+	bool merged = setup->mergeable != MERGE_NO;
 	char *start;
 
 	if (bytes > UINT64_C(1) << 56)
 		fail("a region of %" PRIu64 " bytes does not fit an address space", bytes);
 	bytes = (bytes + page - 1) / page * page;
 	setup_check_memory(bytes);
-	start = mmap(NULL, bytes + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-		     0);
+	start = mmap(merged ? MERGED_ADDRESS : NULL, bytes + HUGE_PAGE, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (merged ? MAP_FIXED_NOREPLACE : 0), -1, 0);
 	if (start == MAP_FAILED)
 		fail("cannot map %" PRIu64 " MiB: %s", bytes >> 20, strerror(errno));
 	/* The number of page tables is the same in every run only if the region starts where a table does. */
@@ -180,5 +188,7 @@ void *setup_region(const struct setup *setup, uint64_t bytes)
 	start += slack;
 	munmap(start + bytes, HUGE_PAGE - slack);
 	setup_advise(setup, start, bytes);
+	if (setup->mergeable == MERGE_REGION)
+		ksm_merge_region(start, bytes);
 	return start;
 }

@@ -10,6 +10,7 @@
 
 enum init_mode { INIT_PARALLEL, INIT_SINGLE };
 enum huge_mode { HUGE_DEFAULT, HUGE_ALWAYS, HUGE_NEVER };
+enum merge_mode { MERGE_NO, MERGE_REGION, MERGE_PROCESS };
 
 struct setup {
 	/* as given */
@@ -21,6 +22,7 @@ struct setup {
 	int init; /* enum init_mode */
 	int huge; /* enum huge_mode */
 	uint64_t seed;
+	int mergeable; /* enum merge_mode */
 	/* worked out */
 	bool init_cpu_given;
 	unsigned int cpu_count; /* 0: threads are not pinned */
@@ -32,7 +34,7 @@ struct setup {
 /* Whether the workload initialises a region before the measured phase. */
 enum setup_scope {
 	SETUP_REGION,	 /* it does: all options */
-	SETUP_NO_REGION, /* it maps and unmaps all the time: no --init, no --init-cpu */
+	SETUP_NO_REGION, /* it maps and unmaps all the time: no --init, no --init-cpu, no --mergeable */
 };
 
 /* Parse the command line: the workload's own rows and the common ones; apply what concerns the whole process. */
@@ -57,7 +59,8 @@ void setup_advise(const struct setup *setup, void *start, uint64_t bytes);
 /*
  * Map `bytes` (rounded up to pages) of zeroed memory, aligned to 2 MiB, with the memory policy and huge-page advice
  * asked for. Nothing is touched: page tables and data appear where and when the workload initialises it. Fails when
- * the machine has less memory available.
+ * the machine has less memory available. One that KSM may merge is at the same address in every process: pages that
+ * hold pointers into it are to be equal.
  */
 void *setup_region(const struct setup *setup, uint64_t bytes);
 

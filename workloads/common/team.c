@@ -144,15 +144,25 @@ static void count_faults(struct phase *phase, int sign)
 void phase_begin(struct phase *phase)
 {
 	mark("ready");
+	phase_start(phase);
+}
+
+void phase_start(struct phase *phase)
+{
 	*phase = (struct phase){ 0 };
 	count_faults(phase, -1);
 	phase->began = clock_ns();
 }
 
-void phase_end(struct phase *phase)
+void phase_stop(struct phase *phase)
 {
 	phase->seconds = clock_seconds(phase->began, clock_ns());
 	count_faults(phase, 1);
+}
+
+void phase_end(struct phase *phase)
+{
+	phase_stop(phase);
 	mark("done");
 }
 

@@ -46,6 +46,8 @@ struct phase {
 };
 
 void phase_begin(struct phase *phase); /* mark "ready", then the clock starts */
+void phase_start(struct phase *phase); /* the clock starts: for those that have something to wait for after the mark */
+void phase_stop(struct phase *phase);  /* the clock stops: for those that have something to read before the mark */
 void phase_end(struct phase *phase);   /* the clock stops, then mark "done" */
 
 /* Metrics `seconds`, `init_seconds`, `minor_faults`, `major_faults`, and where sampled pages of the region lie. */

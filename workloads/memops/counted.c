@@ -33,8 +33,8 @@
 #define SETTLE_US 5000
 #define SPACERS 3
 #define LARGE (UINT64_C(64) << 20)
-/* A process comes and goes with some percent more or fewer instructions each time: so many tell the median. */
-#define FORKS 400
+/* A process comes and goes with some percent more or fewer instructions each time: so many make a steady mean. */
+#define FORKS 2000
 
 struct counted {
 	struct memops *memops;
@@ -56,24 +56,11 @@ static void touch(struct counted *counted)
 		helpers_look(counted->helpers);
 }
 
-/*
- * Page tables and much else are freed after a grace period of RCU, in whatever runs then. What a large region leaves
- * behind is thousands of such objects: let them go before the next operation is counted. (That they do not go while
- * the operation itself is counted is for the laboratory to arrange: grace periods longer than that, mitosis.cost.)
- */
-static void finish_deferred_work(void)
-{
-	if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0))
-		fail("membarrier: %s", strerror(errno));
-}
-
 /* Call `function` and keep what it took. */
 static uint64_t count(struct counted *counted, enum op op, void (*function)(struct counted *))
 {
 	uint64_t began, took;
 
-	if (counted->memops->size >= LARGE && op != FORKEXIT)
-		finish_deferred_work();
 	if (counted->helpers)
 		usleep(SETTLE_US);
 	began = instructions();
@@ -186,10 +173,10 @@ static void fault_round(struct counted *counted)
 	counted->region.start = map_region(counted->memops, PLACE, false);
 	count(counted, FAULT, do_fault);
 	touch(counted);
-	for (uint64_t i = 0; i < counted->forks; i++) {
+	for (uint64_t i = 0; i < counted->forks; i++)
 		count(counted, FORKEXIT, do_forkexit);
+	if (counted->forks)
 		touch(counted);
-	}
 	do_munmap(counted);
 }
 
@@ -241,6 +228,17 @@ void counted_check(const struct memops *memops)
 		usage_error("--count has forkexit, not fork: when the child runs is the scheduler's choice");
 }
 
+/*
+ * Page tables and much else are freed after a grace period of RCU, in whatever runs then. What a large region leaves
+ * behind is thousands of such objects: let them go before the next round. (That they do not go while an operation is
+ * counted is for the laboratory to arrange: grace periods longer than that, mitosis.cost.)
+ */
+static void finish_deferred_work(void)
+{
+	if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0))
+		fail("membarrier: %s", strerror(errno));
+}
+
 /* As many as asked for, and before them some that do not count: caches of pages and objects fill. */
 static void rounds(struct counted *counted, void (*round)(struct counted *))
 {
@@ -248,6 +246,8 @@ static void rounds(struct counted *counted, void (*round)(struct counted *))
 
 	for (uint64_t i = 0; i < cold + counted->memops->iterations; i++) {
 		counted->warm = i >= cold;
+		if (counted->memops->size >= LARGE)
+			finish_deferred_work();
 		round(counted);
 	}
 }

@@ -1,0 +1,186 @@
+"""What was counted, as JSON and as markdown, and what was promised of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nuksm.cost.scan import Pass
+from nuksm.metrics import FOUND, passes_to
+from numalab.kernel.image import KernelImage
+from numalab.kinds import Kind
+
+SCHEMA = 1
+#: Instructions on the kernel under test with everything off, as a ratio to the kernel it is compared with.
+OFF_BOUND = 1.005
+#: Pages per unit of time that several workers scan, as a ratio to one, by their number.
+SPEEDUP: Mapping[int, float] = {4: 2.5}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Passes over one memory.
+
+    Attributes:
+        size: of each of the two processes.
+        content: a name in `nuksm.cost.scan.CONTENTS`.
+        threads: that scan.
+        passes: on the kernel under test.
+        base: on the one it is compared with, empty: not counted there (it has one thread only).
+    """
+
+    size: str
+    content: str
+    threads: int
+    passes: Sequence[Pass]
+    base: Sequence[Pass] = ()
+
+    @property
+    def ratio(self) -> float | None:
+        """Instructions of all passes together, as a ratio to the base."""
+        base = sum(each.instructions for each in self.base)
+        return sum(each.instructions for each in self.passes) / base if base else None
+
+    @property
+    def found_after(self) -> float | None:
+        """Passes until 90 % of the final savings were there."""
+        return passes_to([(float(each.number), float(each.sharing)) for each in self.passes], FOUND)
+
+    def per_time(self, numbers: Collection[int]) -> float:
+        """Pages of the passes of these numbers for each instruction of the thread that took longest in each."""
+        chosen = [each for each in self.passes if each.number in numbers]
+        return sum(each.scanned for each in chosen) / sum(each.longest for each in chosen)
+
+
+@dataclass
+class Table:
+    """Everything one run of `python -m nuksm.cost` has found.
+
+    Attributes:
+        kernel, base: the kernel under test, and the one it is compared with.
+        cases: what was counted.
+        missing: what was not → why.
+        differences: why ratios to the base say nothing; empty: they do.
+        complaints: lines in which a guest's kernel warned about itself.
+    """
+
+    kernel: KernelImage
+    base: KernelImage
+    cases: list[Case] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    differences: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def one(self, case: Case) -> Case | None:
+        """The same memory, scanned by one thread."""
+        same = (each for each in self.cases if (each.size, each.content) == (case.size, case.content))
+        return next((each for each in same if each.threads == 1), None)
+
+    def speedup(self, case: Case) -> float | None:
+        """Pages per unit of time, as a ratio to one thread, over the passes that the threads have shared.
+
+        None for one thread, when that was not counted, or when no pass was shared: memory was too small.
+        """
+        one = self.one(case)
+        shared = {each.number for each in case.passes if each.spread}
+        if one is None or case.threads == 1 or not shared:
+            return None
+        return case.per_time(shared) / one.per_time(shared)
+
+    @property
+    def unknown(self) -> list[str]:
+        """What was promised and cannot be told from these counts."""
+        return [
+            f"{case.size} {case.content}: how much faster {case.threads} threads are: too small, "
+            "none of its passes was shared between them"
+            for case in self.cases
+            if case.threads in SPEEDUP and self.one(case) and self.speedup(case) is None
+        ]
+
+    @property
+    def broken(self) -> list[str]:
+        """What was promised and is not kept."""
+        found = []
+        for case in self.cases:
+            what = f"{case.size} {case.content}, {case.threads} thread{'s' if case.threads > 1 else ''}"
+            if case.ratio is not None and case.threads == 1 and not self.differences and case.ratio > OFF_BOUND:
+                found.append(f"{what}: {case.ratio:.4f} of the base's instructions, at most {OFF_BOUND} were promised")
+            speedup = self.speedup(case)
+            least = SPEEDUP.get(case.threads)
+            if least and speedup is not None and speedup < least:
+                found.append(f"{what}: {speedup:.2f} times the pages of one, at least {least} were promised")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; all costs are instructions."""
+        return {
+            "schema": SCHEMA,
+            "kind": "nuksm-cost",
+            "number_kind": Kind.COUNTED.value,
+            "kernel": {**self.kernel.provenance, "name": self.kernel.name, "release": self.kernel.release},
+            "base": {**self.base.provenance, "name": self.base.name, "release": self.base.release},
+            "cases": [
+                {
+                    "size": case.size,
+                    "content": case.content,
+                    "threads": case.threads,
+                    "ratio": case.ratio,
+                    "speedup": self.speedup(case),
+                    "passes_to_90_percent": case.found_after,
+                    "passes": [each.to_json() for each in case.passes],
+                    "base": [each.to_json() for each in case.base],
+                }
+                for case in self.cases
+            ],
+            "missing": self.missing,
+            "differences": self.differences,
+            "broken": self.broken,
+            "unknown": self.unknown,
+            "complaints": self.complaints,
+            "machine": dict(self.machine),
+            "seconds": round(self.seconds, 1),
+        }
+
+    def to_markdown(self) -> str:
+        """The table as people read it."""
+        most = max((len(case.passes) for case in self.cases), default=0)
+        heads = ["memory", "threads", *(f"pass {number}" for number in range(1, most + 1))]
+        heads += ["ratio to base", "pages per time", "merger", "90 % after"]
+        lines = [
+            f"# Instructions of KSM for each scanned page: {_title(self.kernel)} against {_title(self.base)}",
+            "",
+            f"{Kind.COUNTED.label.capitalize()}: instructions of all threads that scan, for each page of a pass, over "
+            "two processes of the size given. Pages per time: of several threads, each on a CPU of its own, as a "
+            "ratio to one, by the instructions of the one that takes longest, over the passes that they have shared.",
+            "",
+        ]
+        if self.differences:
+            lines += ["**The ratio to the base says nothing**, because the two differ in more than patches:", ""]
+            lines += [*(f"* {line}" for line in self.differences), ""]
+        lines += [f"| {' | '.join(heads)} |", f"|---|--:|{'--:|' * (most + 4)}"]
+        for case in self.cases:
+            speedup, merger = self.speedup(case), case.passes[-1].workers if case.passes else None
+            share = merger.merger_share if merger else None
+            cells = [
+                f"2 × {case.size} {case.content}",
+                str(case.threads),
+                *(f"{each.per_page:,.0f}" for each in case.passes),
+                *([""] * (most - len(case.passes))),
+                f"{case.ratio:.4f}" if case.ratio is not None else "",
+                f"{speedup:.2f}" if speedup is not None else "",
+                f"{share:.0%}" if share is not None else "",
+                f"{case.found_after:g} passes" if case.found_after is not None else "nothing to save",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines += ["", *(f"* not counted: {what}: {why}" for what, why in self.missing.items())]
+        lines += [f"* not known: {line}" for line in self.unknown]
+        lines += [f"* **not kept**: {line}" for line in self.broken]
+        lines += [f"* the guest's kernel complained: {line}" for line in self.complaints]
+        return "\n".join(lines).rstrip() + "\n"
+
+
+def _title(kernel: KernelImage) -> str:
+    return f"{kernel.name} ({kernel.release})"
