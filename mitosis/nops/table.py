@@ -12,17 +12,18 @@ from mitosis.nops.sites import KEY, NOPS, Site
 #: itself into another one, those of the piece that is this function count. Not each is passed for each page: the two
 #: of a lazy-MMU section stand outside the loop, others in branches that exclude each other.
 HOT: Mapping[str, int] = {
-    # mprotect: one where an entry is taken, one where it is put back; sections; swap, migration and uffd entries
-    "change_pte_range": 7,
-    # munmap, exit: for single pages and for batches of them, with the mm going away or not
-    "zap_pte_range": 13,
-    # fork
-    "copy_pte_range": 7,
+    # mprotect: one for all present entries of the table; sections; swap, migration and uffd entries
+    "change_pte_range": 6,
+    # munmap: for single pages and for batches of them; exit asks nothing
+    "zap_pte_range": 11,
+    # fork: one for all of the parent's table and one for the child's; sections; a copied page, swap entries
+    "copy_pte_range": 8,
     # mremap
     "move_ptes": 5,
     # page faults: before and after handle_mm_fault, under the VMA lock or the mmap lock
     "do_user_addr_fault": 5,
-    "do_wp_page": 1,
+    # the copy, and the entry that is made writable in place of one
+    "do_wp_page": 2,
     "set_pte_range": 1,
     "ptep_set_access_flags": 1,
     "pmd_install": 1,
