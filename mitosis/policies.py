@@ -15,15 +15,11 @@ Policies that replicate or move page tables are in `mitosis.replication`.
 
 from __future__ import annotations
 
-from numalab.run.policy import Knob, NodeNumber, Param, Policy
+from numalab.run.policy import BALANCING, NO_BALANCING, Knob, NodeNumber, Param, Policy
 
 ALLOC_NODE = "/proc/sys/vm/pgtable_alloc_node"
-BALANCING = "/proc/sys/kernel/numa_balancing"
 #: The patch set that brings `ALLOC_NODE`.
 COMMON = "common"
-
-#: A kernel built without it does not need to be told.
-NO_BALANCING = Knob(BALANCING, "0", optional=True)
 
 #: Pages of the data (the papers' prefix T): chosen here, all cells of a figure can share one workload.
 HUGE = {

@@ -19,12 +19,11 @@ from mitosis.policies import (
     HUGE,
     HUGE_OPTION,
     INTERLEAVE,
-    NO_BALANCING,
     PLACEMENTS,
     tables_from,
 )
 from numalab.features import Feature
-from numalab.run.policy import Knob, NodeList, NodeNumber, Param, Policy
+from numalab.run.policy import NO_BALANCING, Knob, NodeList, NodeNumber, Param, Policy
 
 REPLICATION = "/proc/sys/vm/pgtable_replication"
 MODE = "/proc/sys/vm/pgtable_replication_mode"

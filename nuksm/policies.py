@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from numalab.features import Feature
-from numalab.run.policy import Knob, NodeList, NodeNumber, Param, Policy
+from numalab.run.policy import NO_BALANCING, Knob, NodeList, NodeNumber, Param, Policy
 
 KSM = "/sys/kernel/mm/ksm"
 #: The patch set that brings placement of merged pages and parallel scanning.
@@ -30,7 +30,6 @@ FEATURES = (
 #: What `run` may be: only the last of them takes apart what was merged.
 _APART = Knob(f"{KSM}/run", "2", brought_by=_KERNEL)
 _START = Knob(f"{KSM}/run", "1", mark="ready")
-_NO_BALANCING = Knob("/proc/sys/kernel/numa_balancing", "0", optional=True)
 
 _SCAN = {
     "pages": Param(int, 1000, "pages that KSM scans each time it wakes"),
@@ -60,7 +59,7 @@ def _scanning(across: str, values: Mapping[str, str]) -> tuple[Knob, ...]:
     out of a kernel one by one (CONFIG_KSM_NUMA, CONFIG_KSM_SCAN_THREADS).
     """
     return (
-        _NO_BALANCING,
+        NO_BALANCING,
         _APART,
         knob("advisor_mode", "none", optional=True),
         knob("merge_across_nodes", across),
@@ -98,7 +97,7 @@ def _placing(name: str, summary: str, values: Mapping[str, str], params: Mapping
 OFF = Policy(
     "ksm-off",
     "no pages are merged (the paper's KSM-off)",
-    knobs=(_NO_BALANCING, _APART),
+    knobs=(NO_BALANCING, _APART),
 )
 
 STOCK = Policy(

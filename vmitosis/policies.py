@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from mitosis.policies import BALANCING, COMMON, HUGE, HUGE_OPTION, NO_BALANCING, tables_from
+from mitosis.policies import COMMON, HUGE, HUGE_OPTION, tables_from
 from mitosis.replication import MITOSIS, MODE, OF_PROCESS, REPLICATION, fragmented
-from numalab.run.policy import Knob, NodeNumber, Param, Policy
+from numalab.run.policy import BALANCING, NO_BALANCING, Knob, NodeNumber, Param, Policy
 
 VMITOSIS = "vmitosis"
 VM, HOST = "vm:", "host:"

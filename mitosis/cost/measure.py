@@ -8,27 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from mitosis.cost.scenarios import MAPPINGS, MOST_WITH_ALL, OPS, Count
-from mitosis.policies import NO_BALANCING
 from numalab.errors import MissingError, nearest
 from numalab.kernel.image import KernelImage
 from numalab.machine.topology import uniform
 from numalab.run import system
-from numalab.run.policy import Knob, Policy, applied
+from numalab.run.counting import STEADY
+from numalab.run.policy import Policy, applied
 
 #: Four nodes of one CPU. A region of 512M fits into one node's memory with room to spare, so that no operation meets
 #: a full node and what the kernel does about it.
 TOPOLOGY = uniform(4, 1, "1G")
-#: Set under every policy. NUMA balancing has faults of its own. The kernel sizes each CPU's list of free pages by what
-#: it has seen lately: a fixed size of it. And what munmap frees after an RCU grace period (page tables, nodes of the
-#: page cache) is freed inside munmap when that period happens to end early, 0.5 % of its instructions with 512M: half a
-#: second (125 jiffies) until CPUs that are idle are asked, and no period ends before the operation. Where a program's
-#: stack and libraries lie decides how many page tables it has, and with that what a fork takes: always at one place.
-STEADY = (
-    NO_BALANCING,
-    Knob("/proc/sys/vm/percpu_pagelist_high_fraction", "8"),
-    Knob("/sys/module/rcutree/parameters/jiffies_till_first_fqs", "125"),
-    Knob("/proc/sys/kernel/randomize_va_space", "0"),
-)
 #: Seconds of wall time one run of memops may take; with 512M it is half a minute when the host has nothing else to do.
 TIMEOUT = 1800.0
 

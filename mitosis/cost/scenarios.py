@@ -152,24 +152,3 @@ def rows(scenario: Scenario, counts: Counts, base: Counts, debian: Counts | None
         if key in base
     ]
     return sorted(found, key=lambda row: OPS.index(row.count.op))
-
-
-def differences(kernel: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
-    """Return why two kernels do not differ in their patches alone, from their provenance; empty: they do not.
-
-    A ratio to such a kernel says nothing of the patches: Debian's own has other options, which alone make mprotect half
-    as dear again.
-    """
-    told = (
-        ("flavour", kernel.get("flavour"), base.get("flavour")),
-        ("source", _source(kernel), _source(base)),
-        ("compiler", kernel.get("compiler"), base.get("compiler")),
-    )
-    return [
-        f"{what}: {mine or 'unknown'} and {its or 'unknown'}" for what, mine, its in told if not mine or mine != its
-    ]
-
-
-def _source(provenance: Mapping[str, Any]) -> str | None:
-    source = provenance.get("source")
-    return str(source["sha256"])[:16] if source else None

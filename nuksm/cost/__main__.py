@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from mitosis.cost.scenarios import differences
 from nuksm.cost.scan import CONTENTS, Pass, passes_on
 from nuksm.cost.table import Case, Table
 from numalab.cli.main import execute
@@ -15,6 +14,7 @@ from numalab.errors import MissingError
 from numalab.kernel.image import KernelImage
 from numalab.kernel.images import resolve
 from numalab.paths import write_atomic, write_json
+from numalab.run.counting import differences
 
 #: The same source, configuration and compiler without the patches.
 BASE = "patched:none"

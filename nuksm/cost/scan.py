@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mitosis.cost.measure import STEADY
 from nuksm import kernel as ksm
 from nuksm.metrics import Scan
 from nuksm.policies import KSM
@@ -24,6 +23,7 @@ from numalab.errors import ExperimentError
 from numalab.kernel.image import KernelImage
 from numalab.machine.outcome import GuestFileError, Mark
 from numalab.machine.topology import uniform
+from numalab.run.counting import STEADY
 from numalab.run.instances import Instance, Instances, place
 from numalab.run.policy import NONE, Knob, Policy, applied
 from numalab.run.together import Together

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from numalab.machine import channel as ch
 from numalab.machine.late import Action, LateActions
@@ -27,6 +28,23 @@ class Commands:
     def __init__(self) -> None:
         self._channel: ch.Channel | None = None
         self._late = LateActions()
+
+    def __enter__(self) -> Self:
+        self.boot()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def boot(self) -> None:
+        """Start the machine and wait for its first process."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End the machine; safe to call twice."""
+        raise NotImplementedError
 
     def _why_lost(self, *, booting: bool = False) -> Exception:
         """The exception that says how this machine ended."""

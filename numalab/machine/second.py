@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from numalab.errors import ExperimentError, MissingError, UserError
 from numalab.kernel.image import KernelImage
@@ -101,15 +100,6 @@ class SecondLevel(Commands):
         self._qmp: ProcessQmp | None = None
         self._spool: tempfile.TemporaryDirectory[str] | None = None
         self.directory = f"/tmp/second{slot}"
-
-    def __enter__(self) -> SecondLevel:
-        self.boot()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def qmp(self) -> ProcessQmp:

@@ -17,7 +17,6 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from numalab.errors import MissingError, UserError
@@ -116,15 +115,6 @@ class Machine(Commands):
         hypervisor.check_socket_path(self.spec.channel)
 
     # Life and death.
-
-    def __enter__(self) -> Machine:
-        self.boot()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def boot(self) -> None:
         """Start the machine and wait for its first process.

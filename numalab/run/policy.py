@@ -17,7 +17,9 @@ from numalab.run import policy_params
 from numalab.run.policy_params import NodeList, NodeNumber, Param, existing_node, number_list
 
 __all__ = [
+    "BALANCING",
     "NONE",
+    "NO_BALANCING",
     "Knob",
     "KnobHost",
     "LateSetting",
@@ -73,6 +75,11 @@ class Knob:
     def dispensable(self) -> bool:
         """Whether a kernel without the file will do."""
         return self.optional or bool(self.without and self.value == self.without)
+
+
+BALANCING = "/proc/sys/kernel/numa_balancing"
+#: A kernel built without it does not need to be told.
+NO_BALANCING = Knob(BALANCING, "0", optional=True)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ import pytest
 from mitosis.cost import __main__ as cost
 from mitosis.cost import scenarios
 from mitosis.cost.measure import TOPOLOGY, counts_in, find_policy
-from mitosis.cost.scenarios import OPS, SCENARIOS, Count, Row, Scenario, by_key, differences, rows
+from mitosis.cost.scenarios import OPS, SCENARIOS, Count, Row, Scenario, by_key, rows
 from numalab.cli.main import execute
 from numalab.errors import MissingError
 from numalab.kernel.image import KernelImage
+from numalab.run.counting import differences
 from numalab.run.policy import Policy
 from workloads import catalogue
 

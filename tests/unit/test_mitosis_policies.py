@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mitosis.policies import ALLOC_NODE, BALANCING, FIRST_TOUCH, INTERLEAVE, PLACEMENTS, REMOTE_TABLES
+from mitosis.policies import ALLOC_NODE, FIRST_TOUCH, INTERLEAVE, PLACEMENTS, REMOTE_TABLES
 from mitosis.replication import FRAGMENTED, MIGRATE, MODE, OF_PROCESS, REPLICAS_ON, REPLICATION
 from mitosis.system import SYSTEM
 from numalab.errors import UserError
@@ -18,7 +18,7 @@ from numalab.machine.topology import uniform
 from numalab.run import check, matrix
 from numalab.run.lab import default_lab
 from numalab.run.plan import commands
-from numalab.run.policy import NodeNumber, Policy
+from numalab.run.policy import BALANCING, NodeNumber, Policy
 from numalab.run.spec import Experiment
 from numalab.run.system import find_experiment, policies
 from workloads import catalogue

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from numalab.features import KNOWN, survey
 from numalab.kernel.image import KernelImage
 from numalab.machine.session import Machine
-from numalab.machine.topology import uniform
+from numalab.machine.topology import Topology, uniform
 from numalab.selftest import build, catalogue, runner
 from numalab.selftest.sources import patched_files
 from numalab.selftest.verdict import Verdict
@@ -22,22 +23,33 @@ pytestmark = pytest.mark.vm
 LACKS = ("hugetlb, PUD size", "hugetlb, PROT_NONE, PUD size", "swapped out")
 
 
-@pytest.mark.parametrize(("levels", "pti"), [(4, "off"), (5, "on")])
-def test_the_patches_own_tests_pass(patched: KernelImage, tmp_path: Path, levels: int, pti: str) -> None:
+@contextmanager
+def tested(
+    kernel: KernelImage, name: str, shape: Topology, append: str, log_dir: Path, only: Sequence[str] = ()
+) -> Iterator[tuple[Machine, list[runner.Result]]]:
+    """A machine in which the programs of a group (those in `only`, or all) have run, and what they said."""
     with patched_files() as files:
         built = build.build(files)
-    group = catalogue.group("pgtables")
-    shape = uniform(4, 1, "512M", paging_levels=levels)
-    with Machine(
-        patched, shape, accel="tcg", share=built.top, log_dir=tmp_path, append=f"pti={pti} transparent_hugepage=madvise"
-    ) as machine:
-        results = runner.run(
-            group,
-            group.programs,
-            partial(nullcontext, machine),  # type: ignore[arg-type]
-            built.linkage,
-            patience=3.0,
+    group = catalogue.group(name)
+    programs = [program for program in group.programs if not only or program.name in only]
+    with Machine(kernel, shape, accel="tcg", share=built.top, log_dir=log_dir, append=append) as machine:
+        yield (
+            machine,
+            runner.run(
+                group,
+                programs,
+                partial(nullcontext, machine),  # type: ignore[arg-type]
+                built.linkage,
+                patience=3.0,
+            ),
         )
+
+
+@pytest.mark.parametrize(("levels", "pti"), [(4, "off"), (5, "on")])
+def test_the_patches_own_tests_pass(patched: KernelImage, tmp_path: Path, levels: int, pti: str) -> None:
+    shape = uniform(4, 1, "512M", paging_levels=levels)
+    append = f"pti={pti} transparent_hugepage=madvise"
+    with tested(patched, "pgtables", shape, append, tmp_path) as (machine, results):
         # A CPU that goes offline leaves its page table for the kernel's own, and comes back to it.
         for state in (b"0", b"1"):
             machine.write_file("/sys/devices/system/cpu/cpu3/online", state)
@@ -60,20 +72,11 @@ NOT_HERE = {"pgtable_repl_fault_inject"}
 
 @pytest.mark.parametrize(("levels", "pti"), [(4, "on"), pytest.param(5, "off", marks=pytest.mark.slow)])
 def test_replicas_say_what_the_page_tables_say(patched: KernelImage, tmp_path: Path, levels: int, pti: str) -> None:
-    with patched_files() as files:
-        built = build.build(files)
-    group = catalogue.group("pgrepl")
     shape = uniform(4, 1, "512M", paging_levels=levels)
-    with Machine(patched, shape, accel="tcg", share=built.top, log_dir=tmp_path, append=f"pti={pti}") as machine:
-        results = runner.run(
-            group,
-            group.programs,
-            partial(nullcontext, machine),  # type: ignore[arg-type]
-            built.linkage,
-            patience=3.0,
-        )
+    with tested(patched, "pgrepl", shape, f"pti={pti}", tmp_path) as (machine, results):
+        pass
     assert not machine.complaints
-    assert len(results) == len(group.programs)
+    assert len(results) == len(catalogue.group("pgrepl").programs)
     for result in results:
         assert result.verdict is (Verdict.SKIP if result.program in NOT_HERE else Verdict.PASS), result
 
@@ -83,26 +86,12 @@ SEEN_BY_PROGRAMS = ("access", "coherence", "dirty", "features", "fork", "futex",
 
 
 def test_one_node_with_domains_by_cpu_parity(patched: KernelImage, tmp_path: Path) -> None:
-    with patched_files() as files:
-        built = build.build(files)
-    group = catalogue.group("pgrepl")
-    programs = [p for p in group.programs if p.name.removeprefix("pgtable_repl_") in SEEN_BY_PROGRAMS]
-    append = "pgtable_repl=force,parity"
-    with Machine(
-        patched, uniform(1, 4, "2G"), accel="tcg", share=built.top, log_dir=tmp_path, append=append
-    ) as machine:
-        results = runner.run(
-            group,
-            programs,
-            partial(nullcontext, machine),  # type: ignore[arg-type]
-            built.linkage,
-            patience=3.0,
-        )
+    only = [f"pgtable_repl_{name}" for name in SEEN_BY_PROGRAMS]
+    shape = uniform(1, 4, "2G")
+    with tested(patched, "pgrepl", shape, "pgtable_repl=force,parity", tmp_path, only) as (machine, results):
         counts = dict(line.split() for line in machine.read_file("/proc/vmstat").decode().splitlines())
     assert not machine.complaints
-    assert [(r.program, r.verdict) for r in results] == [
-        (f"pgtable_repl_{name}", Verdict.PASS) for name in SEEN_BY_PROGRAMS
-    ]
+    assert [(r.program, r.verdict) for r in results] == [(name, Verdict.PASS) for name in only]
     # Both domains are on the one node: replicas must have been used, and none be a pass-through.
     assert int(counts["pgrepl_fill"]) > 1000
     assert int(counts["pgrepl_passthru"]) == 0

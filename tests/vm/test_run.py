@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from mitosis.policies import ALLOC_NODE, BALANCING
+from mitosis.policies import ALLOC_NODE
 from numalab.kernel.image import KernelImage
 from numalab.results import Json, load_results, succeeded
 from numalab.run import check, runner
 from numalab.run.lab import Lab, default_lab
-from numalab.run.policy import Policy
+from numalab.run.policy import BALANCING, Policy
 from numalab.run.runner import Options, Summary
 
 pytestmark = pytest.mark.vm
