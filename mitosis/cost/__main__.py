@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from mitosis.cost.kept import Kept
 from mitosis.cost.measure import counts_on, find_policy
 from mitosis.cost.page import write_section
 from mitosis.cost.scenarios import PLAIN_POLICY, SCENARIOS, SIZES, Counts, Scenario, by_key, rows
@@ -46,6 +47,8 @@ def command(
 ) -> int:
     """Count instructions of mmap, mprotect, munmap, page faults and fork on two kernels; print the ratios.
 
+    What was counted before an interruption, or by an earlier run, is not counted again (OUT/counted).
+
     Writes cost.json and cost.md into the directory OUT, and with --table the ratios into a section of that page
     (docs/instructions.md has one). Exit status: 0 all bounds are kept, 1 one is
     exceeded, 3 a scenario cannot be counted, because the kernel or the policy is not there.
@@ -76,11 +79,12 @@ def _count(table: Table, scenarios: list[Scenario], sizes: tuple[str, ...], out:
     """Fill in the table's scenarios; the base is counted once for each set of touching CPUs."""
     bases: dict[str, Counts] = {}
     plain = find_policy(PLAIN_POLICY)
+    kept = Kept(out / "counted")
 
     def counts(role: str, kernel: KernelImage, policy: Policy, touchers: str) -> Counts:
         place = out / "logs" / f"{role}-{policy.name}-{touchers}"
         repeats = {size: SIZES[size] for size in sizes}
-        found, facts = counts_on(kernel, policy, touchers, repeats, log_dir=place, say=_say)
+        found, facts = counts_on(kernel, policy, touchers, repeats, log_dir=place, kept=kept, say=_say)
         table.machine = {key: facts[key] for key in ("qemu_version", "cmdline", "topology")}
         table.complaints += [f"{kernel.name}, {policy.name}: {line}" for line in facts["complaints"]]
         return by_key(found)

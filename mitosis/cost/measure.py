@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mitosis.cost.kept import Kept
 from mitosis.cost.scenarios import MAPPINGS, MOST_WITH_ALL, OPS, Count
 from numalab.errors import MissingError, nearest
 from numalab.kernel.image import KernelImage
@@ -18,6 +20,8 @@ from numalab.run.policy import Policy, applied
 #: Four nodes of one CPU. A region of 512M fits into one node's memory with room to spare, so that no operation meets
 #: a full node and what the kernel does about it.
 TOPOLOGY = uniform(4, 1, "1G")
+#: What is told of a machine beside the counts.
+FACTS = ("qemu_version", "cmdline", "topology")
 #: Seconds of wall time one run of memops may take; with 512M it is half a minute when the host has nothing else to do.
 TIMEOUT = 1800.0
 
@@ -41,11 +45,13 @@ def counts_on(
     sizes: Mapping[str, int],
     *,
     log_dir: Path,
+    kept: Kept,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[Count], dict[str, Any]]:
-    """Boot `kernel`, count all operations under a bound `policy`; return the counts and the machine's facts.
+    """Count all operations on `kernel` under a bound `policy`; return the counts and the machine's facts.
 
-    `sizes` is the size of a region → how often each operation is counted.
+    `sizes` is the size of a region → how often each operation is counted. What is in `kept` is not counted again, and
+    what is counted is put there at once; a machine is booted when something is missing.
 
     Raises:
         ExperimentError, MachineLostError: memops failed (a page held something wrong, say), or the machine was lost.
@@ -55,32 +61,57 @@ def counts_on(
     from workloads.build import binaries
 
     memops = catalogue.get("memops")
-    found: list[Count] = []
+    wanted = [
+        {
+            "size": size,
+            "mapping": mapping,
+            "ops": OPS,
+            "iterations": min(repeats, MOST_WITH_ALL) if touchers == "all" else repeats,
+            "count": True,
+            "touchers": touchers,
+            "cpus": "0",
+            "huge": "never",
+            **policy.options,
+        }
+        for size, repeats in sizes.items()
+        for mapping in MAPPINGS
+    ]
     files = {f"/bin/{name}": path for name, path in binaries().items()}
-    with Machine(kernel, TOPOLOGY, count_instructions=True, extra_files=files, log_dir=log_dir) as machine:
-        facts = machine.facts()
-        with applied(machine, replace(policy, knobs=(*STEADY, *policy.knobs))):
-            for size, repeats in sizes.items():
-                for mapping in MAPPINGS:
-                    say(f"{kernel.name}: {policy.name}, {size} {mapping}")
-                    argv = memops.argv(
-                        {
-                            "size": size,
-                            "mapping": mapping,
-                            "ops": OPS,
-                            "iterations": min(repeats, MOST_WITH_ALL) if touchers == "all" else repeats,
-                            "count": True,
-                            "touchers": touchers,
-                            "cpus": "0",
-                            "huge": "never",
-                            **policy.options,
-                        }
-                    )
-                    done = machine.run([*policy.wrap, *argv], timeout=TIMEOUT, check=True)
+    under = _under(kernel, policy, files["/bin/memops"])
+
+    def key(params: Mapping[str, Any]) -> dict[str, Any]:
+        return {**under, "argv": [*policy.wrap, *memops.argv(params)]}
+
+    runs = [kept.get(key(params)) for params in wanted]
+    if None in runs:
+        with Machine(kernel, TOPOLOGY, count_instructions=True, extra_files=files, log_dir=log_dir) as machine:
+            facts = machine.facts()
+            with applied(machine, replace(policy, knobs=(*STEADY, *policy.knobs))):
+                for at, params in enumerate(wanted):
+                    if runs[at]:
+                        continue
+                    say(f"{kernel.name}: {policy.name}, {params['size']} {params['mapping']}")
+                    done = machine.run([*policy.wrap, *memops.argv(params)], timeout=TIMEOUT, check=True)
                     values = {sample.metric: sample.value for sample in memops.parse(done.stdout)}
-                    found += counts_in(values, size, mapping)
-        facts["complaints"] = machine.complaints
-    return found, facts
+                    counts = counts_in(values, str(params["size"]), str(params["mapping"]))
+                    told = {name: facts[name] for name in FACTS} | {"complaints": machine.complaints}
+                    runs[at] = (counts, told)
+                    kept.put(key(params), counts, told)
+    done_runs = [run for run in runs if run]
+    together: dict[str, Any] = dict(done_runs[-1][1])
+    together["complaints"] = list(dict.fromkeys(line for _, told in done_runs for line in told["complaints"]))
+    return [count for counts, _ in done_runs for count in counts], together
+
+
+def _under(kernel: KernelImage, policy: Policy, program: Path) -> dict[str, Any]:
+    """What a count depends on beside the arguments of memops; not QEMU's version (docs/instructions.md)."""
+    return {
+        "kernel": kernel.build_id or str(kernel.path),
+        "policy": policy.name,
+        "knobs": [[knob.path, knob.value] for knob in (*STEADY, *policy.knobs)],
+        "topology": TOPOLOGY.to_json(),
+        "memops": hashlib.sha256(program.read_bytes()).hexdigest(),
+    }
 
 
 def counts_in(values: Mapping[str, float | None], size: str, mapping: str) -> list[Count]:

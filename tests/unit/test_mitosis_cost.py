@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from mitosis.cost import __main__ as cost
-from mitosis.cost import scenarios
-from mitosis.cost.measure import TOPOLOGY, counts_in, find_policy
+from mitosis.cost import measure, scenarios
+from mitosis.cost.kept import Kept
+from mitosis.cost.measure import TOPOLOGY, counts_in, counts_on, find_policy
 from mitosis.cost.scenarios import OPS, SCENARIOS, Count, Row, Scenario, by_key, rows
 from numalab.cli.main import execute
 from numalab.errors import MissingError
@@ -244,3 +247,74 @@ def test_a_page_says_when_no_bound_was_checked(bench: Bench, tmp_path: Path) -> 
     assert "No bound is checked, because the two differ in more than patches: flavour: patched and stock" in (
         page.read_text()
     )
+
+
+def test_what_was_counted_is_kept(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "counted")
+    what = {"kernel": "ab", "argv": ["memops", "--size", "4K"]}
+    assert kept.get(what) is None
+    kept.put(what, [count(), count("fault")], {"qemu_version": "7.2"})
+    assert kept.get(what) == ([count(), count("fault")], {"qemu_version": "7.2"})
+    assert kept.get({**what, "kernel": "cd"}) is None
+    (path,) = kept.directory.iterdir()
+    path.write_text(path.read_text()[:-20])
+    assert kept.get(what) is None, "half a file is none"
+    path.write_text(json.dumps({"schema": 99}))
+    assert kept.get(what) is None
+
+
+def test_only_what_is_missing_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    booted: list[list[str]] = []
+
+    class FakeMachine:
+        complaints = ("a line",)
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            booted.append([])
+
+        def __enter__(self) -> FakeMachine:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def facts(self) -> dict[str, Any]:
+            return {"qemu_version": "7.2", "cmdline": "x", "topology": {}}
+
+        def run(self, argv: list[str], **_: Any) -> Any:
+            booted[-1].append(argv[argv.index("--size") + 1])
+            if len(booted) == 1 and len(booted[-1]) == 4:
+                raise KeyboardInterrupt
+            line = {"pages": 1, "mmap_count": 2, "mmap_instructions_low": 3.0}
+            line |= {"mmap_instructions_min": 3, "mmap_instructions_median": 3}
+            return SimpleNamespace(stdout=b"numalab-result: " + json.dumps(line).encode() + b"\n")
+
+    program = tmp_path / "memops"
+    program.write_bytes(b"program")
+    monkeypatch.setattr("numalab.machine.session.Machine", FakeMachine)
+    monkeypatch.setattr("workloads.build.binaries", lambda: {"memops": program})
+    monkeypatch.setattr(measure, "applied", lambda *_: nullcontext())
+
+    def measured() -> tuple[list[Count], dict[str, Any]]:
+        return counts_on(
+            KERNELS["patched"],
+            Policy("first-touch", ""),
+            "none",
+            {"4K": 2, "8M": 2},
+            log_dir=tmp_path,
+            kept=Kept(tmp_path / "counted"),
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        measured()
+    counts, facts = measured()
+    assert [len(sizes) for sizes in booted] == [4, 1]
+    assert [(each.size, each.mapping) for each in counts] == [
+        ("4K", "private"),
+        ("4K", "shared"),
+        ("8M", "private"),
+        ("8M", "shared"),
+    ]
+    assert facts == {"qemu_version": "7.2", "cmdline": "x", "topology": {}, "complaints": ["a line"]}
+    assert measured() == (counts, facts)
+    assert len(booted) == 2, "nothing was missing, nothing was booted"

@@ -24,7 +24,7 @@ LACKS = ("hugetlb, PUD size", "hugetlb, PROT_NONE, PUD size", "swapped out")
 
 
 @contextmanager
-def tested(
+def self_tests_run(
     kernel: KernelImage, name: str, shape: Topology, append: str, log_dir: Path, only: Sequence[str] = ()
 ) -> Iterator[tuple[Machine, list[runner.Result]]]:
     """A machine in which the programs of a group (those in `only`, or all) have run, and what they said."""
@@ -49,7 +49,7 @@ def tested(
 def test_the_patches_own_tests_pass(patched: KernelImage, tmp_path: Path, levels: int, pti: str) -> None:
     shape = uniform(4, 1, "512M", paging_levels=levels)
     append = f"pti={pti} transparent_hugepage=madvise"
-    with tested(patched, "pgtables", shape, append, tmp_path) as (machine, results):
+    with self_tests_run(patched, "pgtables", shape, append, tmp_path) as (machine, results):
         # A CPU that goes offline leaves its page table for the kernel's own, and comes back to it.
         for state in (b"0", b"1"):
             machine.write_file("/sys/devices/system/cpu/cpu3/online", state)
@@ -73,7 +73,7 @@ NOT_HERE = {"pgtable_repl_fault_inject"}
 @pytest.mark.parametrize(("levels", "pti"), [(4, "on"), pytest.param(5, "off", marks=pytest.mark.slow)])
 def test_replicas_say_what_the_page_tables_say(patched: KernelImage, tmp_path: Path, levels: int, pti: str) -> None:
     shape = uniform(4, 1, "512M", paging_levels=levels)
-    with tested(patched, "pgrepl", shape, f"pti={pti}", tmp_path) as (machine, results):
+    with self_tests_run(patched, "pgrepl", shape, f"pti={pti}", tmp_path) as (machine, results):
         pass
     assert not machine.complaints
     assert len(results) == len(catalogue.group("pgrepl").programs)
@@ -88,7 +88,7 @@ SEEN_BY_PROGRAMS = ("access", "coherence", "dirty", "features", "fork", "futex",
 def test_one_node_with_domains_by_cpu_parity(patched: KernelImage, tmp_path: Path) -> None:
     only = [f"pgtable_repl_{name}" for name in SEEN_BY_PROGRAMS]
     shape = uniform(1, 4, "2G")
-    with tested(patched, "pgrepl", shape, "pgtable_repl=force,parity", tmp_path, only) as (machine, results):
+    with self_tests_run(patched, "pgrepl", shape, "pgtable_repl=force,parity", tmp_path, only) as (machine, results):
         counts = dict(line.split() for line in machine.read_file("/proc/vmstat").decode().splitlines())
     assert not machine.complaints
     assert [(r.program, r.verdict) for r in results] == [(name, Verdict.PASS) for name in only]
