@@ -10,13 +10,13 @@ import click
 
 from mitosis.cost.kept import Kept
 from mitosis.cost.measure import counts_on, find_policy
-from mitosis.cost.page import write_section
 from mitosis.cost.scenarios import PLAIN_POLICY, SCENARIOS, SIZES, Counts, Scenario, by_key, rows
 from mitosis.cost.table import Table
 from numalab.cli.main import execute
 from numalab.errors import MissingError
 from numalab.kernel.image import KernelImage
 from numalab.kernel.images import resolve
+from numalab.page import write_section
 from numalab.paths import write_atomic, write_json
 from numalab.run.counting import differences
 from numalab.run.policy import Policy

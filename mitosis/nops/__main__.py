@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from mitosis.cost.page import write_section
 from mitosis.nops.sites import sites
 from mitosis.nops.table import HOT, Row, hot_rows, problems, to_markdown
 from numalab.cli.main import execute
 from numalab.errors import MissingError
 from numalab.kernel.images import resolve
+from numalab.page import write_section
 
 
 @click.command("nops", context_settings={"help_option_names": ["-h", "--help"]})

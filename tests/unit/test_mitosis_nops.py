@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from mitosis.cost.page import write_section
 from mitosis.nops import __main__ as nops
 from mitosis.nops.sites import Frame, Site, sites
 from mitosis.nops.table import HOT, Row, hot_rows, problems, to_markdown
 from numalab.cli.main import execute
 from numalab.errors import UserError
+from numalab.page import write_section
 
 SOURCE = Path(__file__).parent.parent / "fixtures" / "jumplabels.c"
 NOP2, NOP5 = bytes.fromhex("6690"), bytes.fromhex("0f1f440000")
