@@ -171,7 +171,7 @@ class _Prefix:
         self._whole = number == len(whole.series.patches)
         later = {patch.set for patch in whole.series.patches[number:]}
         #: Fragments of sets that are not complete yet: what they ask for may come with a later patch.
-        self._open = {f"{name}.config" for name in sets if name in later}
+        self._open = {f"{name}{kind}.config" for name in sets if name in later for kind in ("", "-debug")}
         self.key = self._plan.key(tree.source.sha256, compiler())
 
     @property

@@ -63,11 +63,14 @@ class Plan:
 
 
 def fragment_files(flavour: str, sets: Sequence[str], top: Path = PATCHES) -> list[Path]:
-    """Return the fragments of a kernel: base, one per patch set that has its own, debug."""
+    """Return the fragments of a kernel: base, those the patch sets have; the same again for the debug flavour."""
     configs = top / "configs"
-    own = [configs / f"{name}.config" for name in sets]
-    files = [configs / "base.config", *(file for file in own if file.is_file())]
-    return [*files, configs / "debug.config"] if flavour == DEBUG else files
+
+    def with_sets(name: str, suffix: str = "") -> list[Path]:
+        own = (configs / f"{each}{suffix}.config" for each in sets)
+        return [configs / f"{name}.config", *(file for file in own if file.is_file())]
+
+    return with_sets("base") + (with_sets("debug", "-debug") if flavour == DEBUG else [])
 
 
 def make_plan(flavour: str, sets: Sequence[str] | None = None, top: Path | None = None) -> Plan:

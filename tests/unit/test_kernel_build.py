@@ -17,6 +17,7 @@ from numalab.errors import ExperimentError, MissingError, UserError
 from numalab.kernel import bzimage, locks, make, preflight, source, store, tools
 from numalab.kernel.build import build, check, configure
 from numalab.kernel.image import KernelImage
+from numalab.kernel.plan import settings_of
 from numalab.paths import ROOT
 from tests.unit.kernel_fakes import BASE_CONFIG, CODE_PATCH, COMMENT_PATCH, Lab, Told, make_lab
 
@@ -134,6 +135,21 @@ def test_a_sets_own_fragment_counts_when_the_set_is_in(lab: Lab) -> None:
     assert without.config is not None
     assert "CONFIG_KASAN=y\n" in with_it.config.read_text()
     assert "CONFIG_KASAN=y\n" not in without.config.read_text()
+
+
+def test_a_sets_debug_fragment_is_for_the_debug_flavour_with_that_set(lab: Lab) -> None:
+    lab.config(**{"debug": "# Wanted.\n", "common-debug": "# Wanted by the set.\nCONFIG_KASAN=y\n"})
+    told = {
+        (flavour, sets): "CONFIG_KASAN" in settings_of(flavour, sets, lab.patches)
+        for flavour in ("patched", "debug")
+        for sets in ((), ("common",))
+    }
+    assert told == {
+        ("patched", ()): False,
+        ("patched", ("common",)): False,
+        ("debug", ()): False,
+        ("debug", ("common",)): True,
+    }
 
 
 def test_modules_are_kept_without_links_into_the_build(lab: Lab) -> None:
