@@ -15,9 +15,9 @@ HOT: Mapping[str, int] = {
     # mprotect: one for all present entries of the table; sections; swap, migration and uffd entries
     "change_pte_range": 6,
     # munmap: for single pages and for batches of them; exit asks nothing
-    "zap_pte_range": 11,
+    "zap_pte_range": 13,
     # fork: one for all of the parent's table and one for the child's; sections; a copied page, swap entries
-    "copy_pte_range": 8,
+    "copy_pte_range": 9,
     # mremap
     "move_ptes": 5,
     # page faults: before and after handle_mm_fault, under the VMA lock or the mmap lock
@@ -27,8 +27,8 @@ HOT: Mapping[str, int] = {
     "set_pte_range": 1,
     "ptep_set_access_flags": 1,
     "pmd_install": 1,
-    # reclaim
-    "ptep_test_and_clear_young": 1,
+    # reclaim; the compiler has made two paths of one test
+    "ptep_test_and_clear_young": 2,
     "ptep_clear_flush": 1,
     "try_to_unmap_one": 9,
     # a process gets its CPU, gives it back, flushes its TLB, returns to user mode, begins and ends

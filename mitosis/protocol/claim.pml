@@ -24,6 +24,9 @@
 #define COVER_FALLBACK			15	/* an access in an atomic context succeeds on the primary root */
 #define COVER_PGD_FREE			16	/* the last borrowed reference goes: roots are freed */
 #define COVER_MIGRATED			17	/* the table has moved while somebody waited for its lock */
+#define COVER_PASS_THROUGH_PMD		18	/* a walk goes through a PMD table of the primary */
+#define COVER_TAKEN_BEFORE_LINK		19	/* the fill finds that its replica was taken out of the ring */
+#define COVER_HOOK_WAS_FASTER		20	/* the slot of a replica that is taken was zeroed meanwhile */
 #ifdef COVERAGE
 #define COVER_IF(condition, place)	\
 	atomic { if :: COVERAGE == place && (condition) -> printf(#place); assert(false) :: else fi }

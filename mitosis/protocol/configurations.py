@@ -44,11 +44,13 @@ OTHER_ROOT = "after enable or disable no CPU has the other root loaded"
 STARTS_EMPTY = "roots in use again start empty: nothing was filled while disabled"
 SPURIOUS_EFAULT = "no -EFAULT for what the primary permits"
 STILL_MAPPED = "truncate leaves no mapping behind"
+EAGER_WHOLE = "an eager replica that is linked has all the primary has"
 
 _UNMAP = ("OPS=2", "OP_UNMAP")
 _SECTION = ("OPS=1", "OP_SECTION", "WRITES", "SWITCHERS=0")
 _MUNMAP = ("OPS=2", "OP_MUNMAP")
 _RETRACT = ("OPS=2", "OP_RETRACT", "SWITCHERS=0")
+_SHRINK = ("OPS=2",)
 _WRITES = ("WRITES", "OP_WRPROTECT", "OP_CLEAN", "OP_AGE", "SWITCHERS=1")
 
 
@@ -85,6 +87,9 @@ GOOD = (
     _good("exit", "roots", ("OPS=2", "EXIT"), "roots until pgd_free()"),
     _good("ring", "ring", (), "the hook without a lock against the first replica of its table"),
     _good("ring-bulk", "ring", ("BULK",), "... against a builder that copies links, with all its barriers"),
+    _good("ring-remove", "ring", ("REMOVE",), "... against a replica that is taken out of the ring"),
+    _good("shrink", "shrink", ("OPS=2", "SWITCHERS=1"), "replicas taken back without the mmap lock or a VMA lock"),
+    _good("shrink-eager", "shrink", ("OPS=1", "EAGER"), "... and built again, with fills by other domains"),
     _good("migrate", "migrate", (), "M2 with rmap locks against truncate and the hardware's D bits"),
     _good("migrate-mixed", "migrate", ("MIXED",), "... with the CPU on the primary root"),
     _good("migrate-pass-through", "migrate", ("PASS_THROUGH",), "... with a pass-through link"),
@@ -170,6 +175,19 @@ BUGS = (
     _bug("BUG_COPY_BEFORE_RING", "ring", ("BULK",), LINK_TO_FREE, "links copied before the replica is on the ring"),
     _bug("BUG_NO_RECHECK", "ring", ("BULK",), LINK_TO_FREE, "links copied and not read again"),
     _bug("BUG_NO_BARRIER_IN_HOOK", "ring", ("BULK",), LINK_TO_FREE, "hook reads the ring before its store is out"),
+    _bug("BUG_TAKEN_FORGETS_THE_RING", "ring", ("REMOVE",), LINK_TO_FREE, "a replica taken out forgets the next one"),
+    _bug("BUG_PLAIN_STORE", "shrink", _SHRINK, LINK_TO_FREE, "pass-through stored over the zero of a hook"),
+    _bug("BUG_NO_WALK_LOCK", "shrink", _SHRINK, TABLE_AFTER_FREE, "tables freed while the shrinker looks at them"),
+    _bug("BUG_NO_RING_RECHECK", "shrink", _SHRINK, LINK_TO_FREE, "link to a replica that was taken out meanwhile"),
+    _bug("BUG_NO_FLUSH", "shrink", _SHRINK, WALK_AFTER_FREE, "replica taken back and freed without a flush"),
+    _bug("BUG_TAKEN_FREED_AT_ONCE", "shrink", _SHRINK, TABLE_AFTER_FREE, "... without a grace period"),
+    _bug(
+        "BUG_FILL_BEHIND_PASS_THROUGH",
+        "shrink",
+        ("OPS=1", "EAGER"),
+        EAGER_WHOLE,
+        "fill puts a new replica over the pass-through in a PUD table",
+    ),
     _bug("BUG_NO_RMAP_LOCK", "migrate", (), STILL_MAPPED, "M2 without rmap locks leaves the PMD empty for a while"),
     _bug("BUG_COPY_BEFORE_FLUSH", "migrate", ("MIXED",), LOST_DIRTY, "M2 copies before the flush"),
     _bug("BUG_NO_MERGE", "migrate", ("NEVER_NONE", "MIXED"), LOST_DIRTY, "D bits set in the old table not merged"),
@@ -201,6 +219,9 @@ COVERAGE = (
         "COVER_FALLBACK", "roots", ("OPS=1", "OP_AGE", "ATOMIC", "SWITCHERS=1"), "an atomic access on the primary root"
     ),
     _reach("COVER_PGD_FREE", "roots", ("OPS=1", "EXIT"), "the roots are freed"),
+    _reach("COVER_PASS_THROUGH_PMD", "shrink", _SHRINK, "a walk passes through to a PMD table"),
+    _reach("COVER_TAKEN_BEFORE_LINK", "shrink", _SHRINK, "the replica was taken out between leaf and link"),
+    _reach("COVER_HOOK_WAS_FASTER", "shrink", _SHRINK, "the slot was zeroed before it became a pass-through"),
     _reach("COVER_MIGRATED", "migrate", ("NEVER_NONE",), "truncate waits for the old table and finds the new one"),
 )
 

@@ -8,6 +8,7 @@
  * (default)        the fill: a new replica is empty, and only the slot of the live range is written (r1, r2)
  * -DBULK           an eager builder copies all slots: into a replica that is on the ring already, each copied slot
  *                  read again after a barrier, linked into its parent last, and with a barrier in the hook
+ * -DREMOVE         instead: the hook walks a ring of two replicas while one of them is taken out of it
  */
 #include "claim.pml"
 
@@ -91,7 +92,60 @@ proctype Watch()
 	claim(replica_slot != DYING, "nothing in memory leads to a page that is freed")
 }
 
+#ifdef REMOVE
+/* primary -> FIRST -> SECOND -> primary; NONE is NULL. The primary is the end of a walk as NONE is. */
+#define PRIMARY	0
+#define FIRST	1
+#define SECOND	2
+#define NONE	3
+
+byte next[3];			/* ptdesc.pt_repl */
+byte slots[3];
+
+proctype Hook()
+{
+	byte r;
+
+	r = next[PRIMARY];
+	do
+	:: r != PRIMARY && r != NONE -> slots[r] = 0; r = next[r]
+	:: else -> break
+	od;
+	freed = true;			/* the dying table, after the flush */
+	claim(next[PRIMARY] != FIRST || slots[FIRST] != DYING, "nothing in memory leads to a page that is freed");
+	claim(next[FIRST] == PRIMARY || slots[SECOND] != DYING, "nothing in memory leads to a page that is freed")
+}
+
+/* pgrepl_shrink_take(), under the lock of the primary, which the hook does not have */
+proctype Take()
+{
+	if
+	:: next[PRIMARY] = next[FIRST];
+#ifdef BUG_TAKEN_FORGETS_THE_RING
+		next[FIRST] = NONE	/* as pgrepl_detach() does, where there is no walker */
+#endif
+	:: next[FIRST] = next[SECOND];
+#ifdef BUG_TAKEN_FORGETS_THE_RING
+		next[SECOND] = NONE
+#endif
+	fi
+}
+
+init
+{
+	atomic {
+		next[PRIMARY] = FIRST;
+		next[FIRST] = SECOND;
+		next[SECOND] = PRIMARY;
+		slots[FIRST] = DYING;
+		slots[SECOND] = DYING;
+		run Hook();
+		run Take()
+	}
+}
+#else
 init
 {
 	atomic { run StoreBuffers(); run Free(); run Build(); run Watch() }
 }
+#endif

@@ -70,6 +70,15 @@ def _bits(mask: Object) -> tuple[int, ...]:
     return tuple(64 * place + bit for place, word in enumerate(words) for bit in range(64) if word >> bit & 1)
 
 
+def provider(prog: Program) -> str:
+    """What says which domains there are: "native" for nodes, else the name of it (CONFIG_PGTABLE_REPL_VIRT)."""
+    try:
+        told = prog["pgrepl_provider"]
+    except LookupError:
+        return "native"
+    return told.member_("name").string_().decode() if told else "native"
+
+
 def domain_homes(prog: Program) -> tuple[int, ...]:
     """For each domain the node on which its tables belong; empty in a kernel without replication."""
     try:

@@ -5,7 +5,8 @@
     flags fork exec
     follow off
     table pte 0 512 0           level, node, tables of the primary, tables of replicas
-    link local 12               pass-through entries to a table on the replica's own node, or elsewhere (remote)
+    link local 12               pass-through entries to a table on the replica's own node
+    link remote 0               ... for want of memory: to a PTE table elsewhere, or to any PMD table
     count fill 1234
 
 Lines that begin with another word are left aside: a later kernel may say more.
@@ -16,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from numalab.errors import ExperimentError
+from numalab.errors import ExperimentError, UserError
 from numalab.machine.accel import parse_cpu_list
 from numalab.measure import kernel_replicas, kernel_view
 from numalab.measure.counters import GuestFiles
@@ -115,7 +116,8 @@ def check_replicas(machine: Observable, pid: int) -> Checked:
     The process must be quiet (waiting at a mark); the machine is paused while it is looked into.
 
     Raises:
-        UserError: there is no such process.
+        UserError: there is no such process, or domains are not nodes: then the kernel counts tables of replicas by
+            domain and knows nothing of the primary's, while memory says on which nodes they are.
         GuestFileError: the kernel has no /proc/PID/pgtable_repl.
         WalkError, GuestMemoryError: the tables lead nowhere.
     """
@@ -128,6 +130,12 @@ def check_replicas(machine: Observable, pid: int) -> Checked:
 
 def _space(machine: Observable, pid: int) -> Replicated:
     guest = guest_of(machine)
+    provider = kernel_replicas.provider(guest.prog)
+    if provider != "native":
+        raise UserError(
+            f"replicas cannot be compared with nodes: their domains are not nodes, but come from {provider}",
+            remedy="check them in the guest: write the process to /sys/kernel/debug/pgtable_repl/verify",
+        )
     nodes = kernel_view.node_map(guest)
     (process,) = kernel_view.processes(guest.prog, [pid])
     roots, replication = kernel_replicas.trees(guest, process, nodes.nodes)

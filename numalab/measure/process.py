@@ -125,11 +125,16 @@ class ProcessPlacement:
 
     @cached_property
     def passthrough(self) -> tuple[int, int]:
-        """Entries of replicas that lead to a PTE table of the primary: on the replica's own node, and elsewhere."""
-        rows = self._of_primary & (self.tables.root > 0)
+        """Entries of replicas that lead to a PTE table of the primary on the replica's own node; to others of its tables.
+
+        Those to a table of a higher level are for want of memory, wherever it lies.
+        """
+        parent = self.tables.parent
+        entered = (parent >= 0) & ~self._of_primary[parent]
+        rows = self._of_primary & (self.tables.root > 0) & entered
         homes = np.array([-1 if root.home is None else root.home for root in self.roots])
         nodes = np.array(self.nodes)[self.table_node[rows]]
-        own = nodes == homes[self.tables.root[rows]]
+        own = (nodes == homes[self.tables.root[rows]]) & (self.tables.level[rows] == 1)
         refs = self.tables.refs[rows]
         return int(refs[own].sum()), int(refs[~own].sum())
 

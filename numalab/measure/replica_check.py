@@ -192,9 +192,10 @@ class _Check:
             walked = np.isin(pairs.domain, list(self.space.used))[:, np.newaxis]
             wanted = rules.accessed_leaves(primary, level) | (leading & self._holds_accessed(child))
             broken["eager"] = walked & (replica == 0) & wanted
-        passing = kinds.passthrough & leading & (level == 2)
-        self.report.local += int((passing & ~remote).sum())
-        self.report.remote += int((passing & remote).sum())
+        passing = kinds.passthrough & leading & (level in rules.PASSTHROUGH_LEVELS)
+        forced = rules.wants_memory(level, remote)
+        self.report.local += int((passing & ~forced).sum())
+        self.report.remote += int((passing & forced).sum())
         self.report.entries += int(np.count_nonzero(replica))
         for rule, mask in broken.items():
             self._note_entries(rule, level, pairs, mask)

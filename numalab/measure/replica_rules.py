@@ -5,7 +5,9 @@ The contract of replicated page tables, entry by entry (0 is always allowed in a
 * a *leaf* maps the same frames as the primary's leaf, permits no more, has A set (and so has the primary), and W only
   where D is set in both: the processor never has a reason to write into a replica;
 * a *link* leads to the replica, of the same domain, of the table to which the primary's entry leads;
-* a *pass-through*, only in PMD tables and marked by a software bit, leads to the primary's own PTE table.
+* a *pass-through*, marked by a software bit, leads to the primary's own table: in PMD tables to a PTE table, with a
+  second mark if that lies on another node than the replica belongs on; in PUD tables to a PMD table, only for want of
+  memory and so always with the second mark. There is none above.
 
 Pure numpy on arrays of entries, uint64 of one shape; each rule is a mask of the entries that break it.
 """
@@ -29,8 +31,10 @@ def _bit(number: int) -> np.uint64:
 
 PRESENT, WRITE, USER, ACCESSED, DIRTY, HUGE = (_bit(n) for n in (0, 1, 2, 5, 6, 7))
 NO_EXECUTE = _bit(63)
-#: Marks of a pass-through: every one, and those whose table lies on another node than the replica belongs on.
+#: Marks of a pass-through: every one, and those for want of memory, where the domain should have a table of its own.
 PASSTHROUGH, PASSTHROUGH_REMOTE = _bit(11), _bit(9)
+#: Levels of the tables with pass-throughs, and of those in which they are for want of memory only.
+PASSTHROUGH_LEVELS, _FORCED_LEVEL = (2, 3), 3
 _KEY = np.uint64(0xF << 59)
 #: PWT and PCD; PAT has two places.
 _CACHING, _PAT, _PAT_HUGE = np.uint64(0x18), _bit(7), _bit(12)
@@ -83,15 +87,21 @@ def entry_rules(primary: Entries, replica: Entries, level: int, *, remote: Mask)
     same_kind = kinds.leaf & leaves(primary, level)
     passing = kinds.passthrough & tables(primary, level)
     marks = PASSTHROUGH | PASSTHROUGH_REMOTE
+    marked_wrongly = _has(replica, PASSTHROUGH_REMOTE) != wants_memory(level, remote)
     return {
         "absent": (replica != 0) & ~_has(replica, PRESENT),
         "leaf-primary": kinds.leaf & ~leaves(primary, level),
         **{f"leaf-{name}": same_kind & broken for name, broken in _leaf_rules(primary, replica, level).items()},
         "table-primary": (kinds.link | kinds.passthrough) & ~tables(primary, level),
-        "passthrough-level": kinds.passthrough & (level != 2),
+        "passthrough-level": kinds.passthrough & (level not in PASSTHROUGH_LEVELS),
         "passthrough-table": passing & (((primary ^ replica) & ~marks) != 0),
-        "passthrough-mark": passing & (level == 2) & (_has(replica, PASSTHROUGH_REMOTE) != remote),
+        "passthrough-mark": passing & (level in PASSTHROUGH_LEVELS) & marked_wrongly,
     }
+
+
+def wants_memory(level: int, remote: Mask) -> Mask:
+    """Whether a pass-through in a table of `level` is for want of memory; `remote` as in `entry_rules`."""
+    return remote | (level == _FORCED_LEVEL)
 
 
 def _leaf_rules(primary: Entries, replica: Entries, level: int) -> dict[str, Mask]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from drgn import Architecture, FindObjectFlags, Object, Platform, Program, Type, TypeMember
 
+from numalab.errors import UserError
 from numalab.measure import kernel_replicas, kernel_view, pgtable_repl, take
 from numalab.measure.kernel_view import Process
 from numalab.measure.process import Replication, Root
@@ -209,6 +210,23 @@ def test_a_check_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checked.report.entries > 0
     memory.set(memory.copies[PTE, 2], 0, 0x777 << 12 | 0x67)
     assert "leaf-frame: domain 2, level 1" in pgtable_repl.check_replicas(machine, 42).problems[0]
+
+
+def test_domains_which_are_not_nodes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = Kernel(sample())
+    kernel.tell(1, True, 0b1111)
+    assert kernel_replicas.provider(kernel.prog) == "native"
+    text = kernel.prog.pointer_type(kernel.prog.int_type("char", 1, True))
+    kind = kernel.prog.pointer_type(struct_of(kernel.prog, "pgrepl_provider", 8, name=(0, text)))
+    kernel.variables["pgrepl_provider"] = Object(kernel.prog, kind, 0)
+    assert kernel_replicas.provider(kernel.prog) == "native"
+    kernel._put(STRUCTURES + 0x3000, struct.pack("<Q3s", STRUCTURES + 0x3008, b"pv"))
+    kernel.variables["pgrepl_provider"] = Object(kernel.prog, kind, STRUCTURES + 0x3000)
+    assert kernel_replicas.provider(kernel.prog) == "pv"
+    monkeypatch.setattr(pgtable_repl, "guest_of", lambda _: kernel.guest)
+    machine: Any = SimpleNamespace(read_file=lambda path: OF_SAMPLE.encode(), paused=nullcontext)
+    with pytest.raises(UserError, match="come from pv"):
+        pgtable_repl.check_replicas(machine, 42)
 
 
 def test_a_snapshot_knows_replicas_that_no_root_reaches(monkeypatch: pytest.MonkeyPatch) -> None:

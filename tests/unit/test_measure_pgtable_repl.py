@@ -10,7 +10,7 @@ from numalab.errors import ExperimentError
 from numalab.measure import pgtable_repl
 from numalab.measure.process import Replication
 from numalab.measure.replica_check import check
-from tests.unit.replica_memory import TOP, sample
+from tests.unit.replica_memory import PASSTHROUGH, PASSTHROUGH_REMOTE, PMD, PUD, TOP, sample
 
 #: The example of the contract, with two lines that a later kernel might add.
 DOCUMENTED = """\
@@ -96,6 +96,17 @@ def test_what_is_no_such_file(text: str) -> None:
 def test_counts_that_agree() -> None:
     space = sample().space(TOP)
     assert pgtable_repl.against(check(space), space, pgtable_repl.parse(OF_SAMPLE), 7) == []
+
+
+def test_a_pass_through_to_a_pmd_table_is_remote() -> None:
+    memory = sample()
+    memory.set(memory.copies[PUD, 0], 3, PMD << 12 | 0x67 | PASSTHROUGH | PASSTHROUGH_REMOTE)
+    space = memory.space(TOP)
+    report = check(space)
+    said = OF_SAMPLE.replace("link remote 0", "link remote 1")
+    assert pgtable_repl.against(report, space, pgtable_repl.parse(said), 7) == []
+    (found,) = pgtable_repl.against(report, space, pgtable_repl.parse(OF_SAMPLE), 7)
+    assert "pass-through entries, remote: walked 1, the kernel says 0" in str(found)
 
 
 def test_a_process_without_replicas_agrees() -> None:

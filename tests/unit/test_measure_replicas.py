@@ -31,6 +31,9 @@ from tests.unit.replica_memory import (
 
 Break = Callable[[ReplicaMemory], object]
 
+#: A pass-through for want of memory.
+FORCED = PASSTHROUGH | PASSTHROUGH_REMOTE
+
 
 def rules_broken(memory: ReplicaMemory, mode: str = "lazy", root: int = TOP, **more: object) -> list[str]:
     return [each.rule for each in check(memory.space(root, mode, **more)).violations]
@@ -142,10 +145,15 @@ ENTRY_RULES: list[tuple[str, Break]] = [
     ("table-primary", lambda m: m.set(PMD, 4, 0)),
     ("table-primary", lambda m: m.set(PMD, 4, 0x1600 << 12 | 0x8000_0000_0000_00E7)),
     ("table-primary", lambda m: change(m, PUD, 9, xor=PSE)),
-    ("passthrough-level", lambda m: change(m, PUD, 3, to=PMD << 12 | 0x67 | PASSTHROUGH)),
+    ("passthrough-level", lambda m: change(m, TOP, 1, to=PUD << 12 | 0x67 | PASSTHROUGH)),
+    ("passthrough-level", lambda m: change(m, TOP, 1, to=PUD << 12 | 0x67 | FORCED)),
     ("passthrough-table", lambda m: change(m, PMD, 5, domain=1, xor=1 << 12)),
+    ("passthrough-table", lambda m: change(m, PUD, 3, to=PTE << 12 | 0x67 | FORCED)),
     ("passthrough-mark", lambda m: change(m, PMD, 5, domain=1, xor=PASSTHROUGH_REMOTE)),
     ("passthrough-mark", lambda m: change(m, PMD, 5, to=PTE1 << 12 | 0x67 | PASSTHROUGH)),
+    ("passthrough-mark", lambda m: change(m, PUD, 3, to=PMD << 12 | 0x67 | PASSTHROUGH)),
+    # ... on the PMD table's own node: local pass-throughs are to PTE tables only.
+    ("passthrough-mark", lambda m: change(m, PUD, 3, domain=0, to=PMD << 12 | 0x67 | PASSTHROUGH)),
     ("link-ring", lambda m: change(m, PMD, 4, to=m.copies[PTE1, 2] << 12 | 0x67)),
     ("link-ring", lambda m: change(m, PMD, 4, to=PTE << 12 | 0x67)),  # the primary's own, without the mark
     ("link-ring", lambda m: change(m, PMD, 4, to=0x3FFF << 12 | 0x67)),
@@ -171,9 +179,20 @@ def test_every_rule_for_entries_is_tried() -> None:
 
 def test_a_pass_through_for_want_of_memory_is_marked() -> None:
     memory = sample()
-    change(memory, PMD, 4, to=PTE << 12 | 0x67 | PASSTHROUGH | PASSTHROUGH_REMOTE)
+    change(memory, PMD, 4, to=PTE << 12 | 0x67 | FORCED)
     report = check(memory.space(TOP))
     assert report.violations == []
+    assert (report.local, report.remote) == (2, 1)
+
+
+@pytest.mark.parametrize("domain", [0, 2], ids=["on the domain's own node", "elsewhere"])
+@pytest.mark.parametrize("mode", ["lazy", "eager"])
+def test_a_pass_through_to_a_pmd_table_is_for_want_of_memory(domain: int, mode: str) -> None:
+    memory = sample()
+    change(memory, PUD, 3, domain=domain, to=PMD << 12 | 0x67 | FORCED)
+    report = check(memory.space(TOP, mode))
+    assert report.violations == []
+    # Replicas below it that nothing links are on their rings, with what they pass through to.
     assert (report.local, report.remote) == (2, 1)
 
 

@@ -156,8 +156,10 @@ def real_groups() -> dict[str, Group]:
 
 
 def test_groups(real_groups: dict[str, Group]) -> None:
-    assert list(real_groups) == ["mm", "pgtables", "pgrepl", "x86", "futex", "proc", "kvm", "stress-ng"]
+    ours = ["pgtables", "pgrepl", "domains", "numa-mmu", "ksm-numa"]
+    assert list(real_groups) == ["mm", *ours, "x86", "futex", "proc", "kvm", "stress-ng"]
     assert real_groups["kvm"].nested
+    assert real_groups["numa-mmu"].nested
     assert real_groups["stress-ng"].host_programs == ("stress-ng",)
     assert real_groups["mm"].host_programs == ()
     for group in real_groups.values():

@@ -32,7 +32,9 @@ def self_tests_run(
         built = build.build(files)
     group = catalogue.group(name)
     programs = [program for program in group.programs if not only or program.name in only]
-    with Machine(kernel, shape, accel="tcg", share=built.top, log_dir=log_dir, append=append) as machine:
+    with Machine(
+        kernel, shape, accel="tcg", nested=group.nested, share=built.top, log_dir=log_dir, append=append
+    ) as machine:
         yield (
             machine,
             runner.run(
@@ -95,3 +97,20 @@ def test_one_node_with_domains_by_cpu_parity(patched: KernelImage, tmp_path: Pat
     # Both domains are on the one node: replicas must have been used, and none be a pass-through.
     assert int(counts["pgrepl_fill"]) > 1000
     assert int(counts["pgrepl_passthru"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("group", "append"),
+    [
+        pytest.param("domains", "numa=off", marks=pytest.mark.patch_set("vmitosis")),
+        pytest.param("numa-mmu", "", marks=pytest.mark.patch_set("vmitosis")),
+        pytest.param("ksm-numa", "", marks=pytest.mark.patch_set("nuksm")),
+    ],
+)
+def test_the_other_sets_own_tests_pass(patched: KernelImage, tmp_path: Path, group: str, append: str) -> None:
+    with self_tests_run(patched, group, uniform(4, 1, "512M"), append, tmp_path) as (machine, results):
+        pass
+    assert not machine.complaints
+    assert [(result.program, result.verdict) for result in results] == [
+        (program.name, Verdict.PASS) for program in catalogue.group(group).programs
+    ], results
