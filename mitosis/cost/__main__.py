@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from mitosis.cost.kept import Kept
 from mitosis.cost.measure import counts_on, find_policy
 from mitosis.cost.scenarios import PLAIN_POLICY, SCENARIOS, SIZES, Counts, Scenario, by_key, rows
 from mitosis.cost.table import Table
@@ -19,6 +18,7 @@ from numalab.kernel.images import resolve
 from numalab.page import write_section
 from numalab.paths import write_atomic, write_json
 from numalab.run.counting import differences
+from numalab.run.kept import Kept
 from numalab.run.policy import Policy
 
 #: A kernel without patches of the same source, configuration and compiler: only the patches differ.

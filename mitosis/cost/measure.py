@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mitosis.cost.kept import Kept
 from mitosis.cost.scenarios import MAPPINGS, MOST_WITH_ALL, OPS, Count
 from numalab.errors import MissingError, nearest
 from numalab.kernel.image import KernelImage
 from numalab.machine.topology import uniform
 from numalab.run import system
 from numalab.run.counting import STEADY
+from numalab.run.kept import Kept
 from numalab.run.policy import Policy, applied
 
 #: Four nodes of one CPU. A region of 512M fits into one node's memory with room to spare, so that no operation meets
@@ -82,7 +82,7 @@ def counts_on(
     def key(params: Mapping[str, Any]) -> dict[str, Any]:
         return {**under, "argv": [*policy.wrap, *memops.argv(params)]}
 
-    runs = [kept.get(key(params)) for params in wanted]
+    runs = [_counted(kept.get(key(params))) for params in wanted]
     if None in runs:
         with Machine(kernel, TOPOLOGY, count_instructions=True, extra_files=files, log_dir=log_dir) as machine:
             facts = machine.facts()
@@ -96,11 +96,19 @@ def counts_on(
                     counts = counts_in(values, str(params["size"]), str(params["mapping"]))
                     told = {name: facts[name] for name in FACTS} | {"complaints": machine.complaints}
                     runs[at] = (counts, told)
-                    kept.put(key(params), counts, told)
+                    kept.put(key(params), {"counts": [vars(count) for count in counts], "facts": told})
     done_runs = [run for run in runs if run]
     together: dict[str, Any] = dict(done_runs[-1][1])
     together["complaints"] = list(dict.fromkeys(line for _, told in done_runs for line in told["complaints"]))
     return [count for counts, _ in done_runs for count in counts], together
+
+
+def _counted(kept: Mapping[str, Any] | None) -> tuple[list[Count], dict[str, Any]] | None:
+    """A run of memops that was kept: its counts and the facts of its machine; None: it is to be made."""
+    try:
+        return None if kept is None else ([Count(**each) for each in kept["counts"]], dict(kept["facts"]))
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _under(kernel: KernelImage, policy: Policy, program: Path) -> dict[str, Any]:

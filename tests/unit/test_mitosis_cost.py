@@ -14,13 +14,13 @@ import pytest
 
 from mitosis.cost import __main__ as cost
 from mitosis.cost import measure, scenarios
-from mitosis.cost.kept import Kept
 from mitosis.cost.measure import TOPOLOGY, counts_in, counts_on, find_policy
 from mitosis.cost.scenarios import OPS, SCENARIOS, Count, Row, Scenario, by_key, rows
 from numalab.cli.main import execute
 from numalab.errors import MissingError
 from numalab.kernel.image import KernelImage
 from numalab.run.counting import differences
+from numalab.run.kept import Kept
 from numalab.run.policy import Policy
 from workloads import catalogue
 
@@ -249,20 +249,6 @@ def test_a_page_says_when_no_bound_was_checked(bench: Bench, tmp_path: Path) -> 
     )
 
 
-def test_what_was_counted_is_kept(tmp_path: Path) -> None:
-    kept = Kept(tmp_path / "counted")
-    what = {"kernel": "ab", "argv": ["memops", "--size", "4K"]}
-    assert kept.get(what) is None
-    kept.put(what, [count(), count("fault")], {"qemu_version": "7.2"})
-    assert kept.get(what) == ([count(), count("fault")], {"qemu_version": "7.2"})
-    assert kept.get({**what, "kernel": "cd"}) is None
-    (path,) = kept.directory.iterdir()
-    path.write_text(path.read_text()[:-20])
-    assert kept.get(what) is None, "half a file is none"
-    path.write_text(json.dumps({"schema": 99}))
-    assert kept.get(what) is None
-
-
 def test_only_what_is_missing_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     booted: list[list[str]] = []
 
@@ -318,3 +304,8 @@ def test_only_what_is_missing_is_counted(tmp_path: Path, monkeypatch: pytest.Mon
     assert facts == {"qemu_version": "7.2", "cmdline": "x", "topology": {}, "complaints": ["a line"]}
     assert measured() == (counts, facts)
     assert len(booted) == 2, "nothing was missing, nothing was booted"
+    for path in (tmp_path / "counted").iterdir():
+        found = json.loads(path.read_text())
+        path.write_text(json.dumps({**found, "counts": [{"op": "mmap"}]}))
+    assert measured() == (counts, facts), "what an older version has kept is counted again"
+    assert len(booted) == 3
