@@ -415,6 +415,9 @@ def test_several_threads_find_what_one_finds(machine: Machine, threads: int, sma
             machine, SCAN_THREADS, {**SCAN, "smart": smart, "threads": number}, each=each, order=range(4), same=75
         )
         found[number] = seen.savings
+        # What processes report of KSM is what KSM says, each counter under its own name.
+        assert seen.value("ksm_pages_shared") == [seen.savings.shared] * 4
+        assert seen.value("ksm_pages_sharing") == [seen.savings.sharing] * 4
         same = np.array([frames[: PAGES * 3 // 4] for frames in seen.frames])
         assert (same == same[0]).all()
         assert len(np.unique(same[0])) == PAGES * 3 // 4

@@ -85,9 +85,12 @@ void ksm_merge_process(void)
 		fail("this kernel cannot merge equal pages of a whole process (prctl: %s)", strerror(errno));
 }
 
-static void report_one(struct result *result, const char *metric, bool known, uint64_t value)
+static void report_one(struct result *result, const char *metric, bool (*counter)(const char *, uint64_t *),
+		       const char *name)
 {
-	if (known)
+	uint64_t value;
+
+	if (counter(name, &value))
 		result_count(result, metric, value);
 	else
 		result_missing(result, metric);
@@ -95,10 +98,8 @@ static void report_one(struct result *result, const char *metric, bool known, ui
 
 void ksm_report(struct result *result)
 {
-	uint64_t value = 0;
-
-	report_one(result, "ksm_pages_shared", ksm_counter("pages_shared", &value), value);
-	report_one(result, "ksm_pages_sharing", ksm_counter("pages_sharing", &value), value);
-	report_one(result, "ksm_numa_copies", ksm_counter("numa_copies", &value), value);
-	report_one(result, "merged_pages", ksm_own_counter("ksm_merging_pages", &value), value);
+	report_one(result, "ksm_pages_shared", ksm_counter, "pages_shared");
+	report_one(result, "ksm_pages_sharing", ksm_counter, "pages_sharing");
+	report_one(result, "ksm_numa_copies", ksm_counter, "numa_copies");
+	report_one(result, "merged_pages", ksm_own_counter, "ksm_merging_pages");
 }
