@@ -317,7 +317,37 @@ MEMOPS = Workload(
     conflicts=(frozenset({"count", "mark-ops"}),),
 )
 
-_ALL = {workload.name: workload for workload in (GUPS, BTREE, STREAM, MEMOPS, SAMEPAGE)}
+_WAYS = {
+    "merge": "stretches made equal to those of others",
+    "unmerge": "stretches written to, or taken apart",
+    "fork": "children that write to what they share with their parent, and end or are killed",
+    "exit": "processes that ended, or were killed, and were started anew",
+    "migrate": "stretches moved to a node, or processes to a CPU",
+    "swap": "times that reclaim was asked for",
+}
+
+CHURN = Workload(
+    "churn",
+    "processes that change equal memory in six ways at once, and check it all the time, for same-page merging (KSM)",
+    {
+        "size": Param(ParamType.SIZE, "4M", "bytes", "size of the region of each process", least=65536),
+        "processes": Param(ParamType.COUNT, 4, "", "processes, each with a region", least=1, most=256),
+        "ways": Param(ParamType.SET, ",".join(_WAYS), "", "what they do to their memory", choices=tuple(_WAYS)),
+        "seconds": Param(ParamType.SECONDS, 5, "s", "end after so many seconds"),
+        "quiet": Param(ParamType.SECONDS, None, "s", "stand still at the mark `quiet` each so many seconds"),
+        "rest": Param(ParamType.COUNT, 0, "ms", "sleep so long after each step", most=3_600_000),
+        **_REGION_PARAMS,
+    },
+    {
+        "checked_pages": _count("", "pages whose every word was found right"),
+        **{f"{name}_count": _count("", text) for name, text in _WAYS.items()},
+        "swapped_pages": _count("", "pages that the machine has written to swap meanwhile"),
+        **_KSM_METRICS,
+        **_PHASE_METRICS,
+    },
+)
+
+_ALL = {workload.name: workload for workload in (GUPS, BTREE, STREAM, MEMOPS, SAMEPAGE, CHURN)}
 
 
 def names() -> list[str]:

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import click
 
-from nuksm.cost.scan import CONTENTS, Pass, passes_on
+from nuksm.cost.passes import Pass
+from nuksm.cost.scan import CONTENTS, passes_on
 from nuksm.cost.table import Case, Table
 from numalab.cli.main import execute
 from numalab.errors import MissingError
 from numalab.kernel.image import KernelImage
 from numalab.kernel.images import resolve
+from numalab.page import write_section
 from numalab.paths import write_atomic, write_json
 from numalab.run.counting import differences
+from numalab.run.kept import Kept
 
 #: The same source, configuration and compiler without the patches.
 BASE = "patched:none"
@@ -31,6 +34,7 @@ PASSES = 5
 @click.option("--threads", "threads", multiple=True, type=click.IntRange(1, 64), help="Default: 1, 2 and 4.")
 @click.option("--passes", default=PASSES, show_default=True, type=click.IntRange(3))
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results/scan-cost"), show_default=True)
+@click.option("--table", "page", type=click.Path(path_type=Path), metavar="FILE.md", help="Write the table there, too.")
 def command(
     kernel: str,
     base: str,
@@ -39,19 +43,25 @@ def command(
     threads: tuple[int, ...],
     passes: int,
     out: Path,
+    page: Path | None,
 ) -> int:
     """Count instructions of KSM for each scanned page, with one thread and several, on two kernels.
 
-    Writes cost.json and cost.md into the directory OUT. Exit status: 0 what is promised is kept, 1 it is not, 3
+    What was counted before an interruption, or by an earlier run, is not counted again (OUT/counted).
+
+    Writes cost.json and cost.md into the directory OUT, and with --table the table into a section of that page
+    (docs/scan-cost.md has one). Exit status: 0 what is promised is kept, 1 it is not, 3
     something could not be counted, because the kernel does not have it or the memory was too small.
     """
     begun = time.monotonic()
     table = Table(resolve(kernel), resolve(base))
     table.differences = differences(table.kernel.provenance, table.base.provenance)
 
+    kept = Kept(out / "counted")
+
     def counted(role: str, image: KernelImage, size: str, content: str, number: int) -> list[Pass]:
         place = out / "logs" / f"{role}-{size}-{content}-{number}"
-        found, facts = passes_on(image, size, content, number, passes, log_dir=place, say=_say)
+        found, facts = passes_on(image, size, content, number, passes, log_dir=place, kept=kept, say=_say)
         table.machine = {key: facts[key] for key in ("qemu_version", "cmdline", "topology")}
         table.complaints += [f"{image.name}, {size} {content}: {line}" for line in facts["complaints"]]
         return found
@@ -70,6 +80,8 @@ def command(
     table.seconds = time.monotonic() - begun
     write_json(out / "cost.json", table.to_json())
     write_atomic(out / "cost.md", table.to_markdown())
+    if page:
+        write_section(page, "nuksm.cost", table.summary())
     click.echo(table.to_markdown())
     click.echo(f"results in {out}; {table.seconds:.0f} s", err=True)
     if table.broken:

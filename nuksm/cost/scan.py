@@ -11,13 +11,14 @@ another's instructions in it; how long K of them would take on K CPUs is what th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nuksm import kernel as ksm
-from nuksm.metrics import Scan
+from nuksm.cost.passes import Pass
 from nuksm.policies import KSM
 from numalab.errors import ExperimentError
 from numalab.kernel.image import KernelImage
@@ -25,18 +26,19 @@ from numalab.machine.outcome import GuestFileError, Mark
 from numalab.machine.topology import uniform
 from numalab.run.counting import STEADY
 from numalab.run.instances import Instance, Instances, place
+from numalab.run.kept import Kept
 from numalab.run.policy import NONE, Knob, Policy, applied
 from numalab.run.together import Together
 
 #: Four nodes of one CPU; memory is by first touch on two of them.
 TOPOLOGY = uniform(4, 1, "1G")
 NODES = (0, 1)
+#: What is told of a machine beside the counts.
+FACTS = ("qemu_version", "cmdline", "topology", "complaints")
 #: All threads that scan run here.
 SCAN_CPU = 3
 #: How often everything is taken apart and scanned anew. Two rounds differ by what interrupts add, 2 % of a small pass.
 ROUNDS = 3
-#: The most of a pass that one of several workers may have scanned, in even parts.
-EVEN = 1.5
 #: Seconds of wall time that one pass may take, and the processes in all.
 PASS_SECONDS = 1800.0
 RUN_SECONDS = 7200.0
@@ -47,73 +49,6 @@ _LONG_SLEEP = 3_600_000
 
 #: What is in the memory → seeds of the two processes: all pages are equal to one of the other, or none is.
 CONTENTS: Mapping[str, tuple[int, int]] = {"merged": (1, 1), "unique": (1, 2)}
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One pass.
-
-    Attributes:
-        number: from 1.
-        scanned: pages it has scanned.
-        cost: instructions by thread, such as {"ksmd": 1000}.
-        sharing: pages saved after it.
-        workers: what the kernel says of its workers, None where it does not.
-    """
-
-    number: int
-    scanned: int
-    cost: Mapping[str, int]
-    sharing: int
-    workers: Scan | None = None
-
-    @property
-    def instructions(self) -> int:
-        """Of all threads together."""
-        return sum(self.cost.values())
-
-    @property
-    def per_page(self) -> float:
-        """Instructions for each page."""
-        return self.instructions / self.scanned
-
-    @property
-    def longest(self) -> int:
-        """Instructions of the thread that took most: what the pass takes where each thread has a CPU."""
-        return max(self.cost.values())
-
-    @property
-    def spread(self) -> bool:
-        """Whether several workers have shared the pages as they would on CPUs of their own.
-
-        On one CPU they take turns of some milliseconds: in a short pass the first to run scans everything.
-        """
-        if self.workers is None or len(self.workers.workers) < 2:
-            return False
-        most = max(worker.scanned for worker in self.workers.workers)
-        return most <= EVEN * self.workers.scanned / len(self.workers.workers)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; costs are instructions."""
-        workers = self.workers
-        return {
-            "pass": self.number,
-            "scanned": self.scanned,
-            "instructions": self.instructions,
-            "per_page": round(self.per_page, 2),
-            "longest": self.longest,
-            "threads": dict(self.cost),
-            "pages_sharing": self.sharing,
-            "workers": None
-            if workers is None
-            else {
-                "scanned": [worker.scanned for worker in workers.workers],
-                "time_ns": [worker.cost for worker in workers.workers],
-                "merger_ns": workers.merger,
-                "handed": workers.handed,
-                "merger_share": workers.merger_share,
-            },
-        }
 
 
 def knobs(threads: int) -> tuple[Knob, ...]:
@@ -141,12 +76,14 @@ def passes_on(
     passes: int,
     *,
     log_dir: Path,
+    kept: Kept,
     policy: Policy | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[Pass], dict[str, Any]]:
     """Boot `kernel` and count `passes` passes over two processes of `size` each; return them and the machine's facts.
 
-    `policy` (bound) has knobs that are set beside those for counting, such as another placement.
+    `policy` (bound) has knobs that are set beside those for counting, such as another placement. What is in `kept` is
+    not counted again, and what is counted is put there.
 
     Raises:
         MissingError: the kernel does not have what `threads` or `policy` need.
@@ -171,6 +108,17 @@ def passes_on(
     setting = Policy("scan cost", "", knobs(threads))
     setting = replace(setting, knobs=(*setting.knobs, *(policy.knobs if policy else ())))
     files = {"/bin/samepage": binaries()["samepage"]}
+    what = {
+        "kernel": kernel.build_id or str(kernel.path),
+        "knobs": [[knob.path, knob.value] for knob in setting.knobs],
+        "topology": TOPOLOGY.to_json(),
+        "commands": [one.command for one in placed],
+        "samepage": hashlib.sha256(files["/bin/samepage"].read_bytes()).hexdigest(),
+        "passes": passes,
+        "rounds": ROUNDS,
+    }
+    if known := _counted(kept.get(what)):
+        return known
     with Machine(kernel, TOPOLOGY, count_instructions=True, extra_files=files, log_dir=log_dir) as machine:
         facts = machine.facts()
         with applied(machine, setting):
@@ -179,7 +127,17 @@ def passes_on(
             if not done.ok:
                 raise ExperimentError(f"{name}: {done}: {done.stderr.decode(errors='replace').strip()}")
         facts["complaints"] = machine.complaints
-    return found, facts
+    told = {name: facts[name] for name in FACTS}
+    kept.put(what, {"passes": [each.to_json() for each in found], "facts": told})
+    return found, told
+
+
+def _counted(kept: Mapping[str, Any] | None) -> tuple[list[Pass], dict[str, Any]] | None:
+    """What was kept: passes and the facts of their machine; None: it is to be counted."""
+    try:
+        return None if kept is None else ([Pass.from_json(each) for each in kept["passes"]], dict(kept["facts"]))
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def fewest(rounds: Sequence[Sequence[Pass]]) -> list[Pass]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nuksm.cost.scan import Pass
+from nuksm.cost.passes import Pass
 from nuksm.metrics import FOUND, passes_to
 from numalab.kernel.image import KernelImage
 from numalab.kinds import Kind
@@ -145,12 +145,18 @@ class Table:
         }
 
     def to_markdown(self) -> str:
-        """The table as people read it."""
+        """The table as people read it, with a title."""
+        title = f"# Instructions of KSM for each scanned page: {_title(self.kernel)} against {_title(self.base)}"
+        return f"{title}\n\n{self.summary()}"
+
+    def summary(self) -> str:
+        """The table as a page of the documentation has it."""
         most = max((len(case.passes) for case in self.cases), default=0)
         heads = ["memory", "threads", *(f"pass {number}" for number in range(1, most + 1))]
         heads += ["ratio to base", "pages per time", "merger", "90 % after"]
         lines = [
-            f"# Instructions of KSM for each scanned page: {_title(self.kernel)} against {_title(self.base)}",
+            f"{_title(self.kernel)}, build-id `{self.kernel.build_id[:16]}`, and as the base {_title(self.base)}, "
+            f"build-id `{self.base.build_id[:16]}`; QEMU {self.machine.get('qemu_version', '–')}.",
             "",
             f"{Kind.COUNTED.label.capitalize()}: instructions of all threads that scan, for each page of a pass, over "
             "two processes of the size given. Pages per time: of several threads, each on a CPU of its own, as a "

@@ -11,7 +11,8 @@ import pytest
 
 from nuksm.cost import __main__ as cost
 from nuksm.cost import scan
-from nuksm.cost.scan import CONTENTS, Pass, knobs
+from nuksm.cost.passes import Pass
+from nuksm.cost.scan import CONTENTS, knobs
 from nuksm.cost.table import OFF_BOUND, SPEEDUP, Case, Table
 from nuksm.metrics import Scan, Worker
 from nuksm.policies import KSM
@@ -55,6 +56,7 @@ def test_a_pass() -> None:
     assert (one.instructions, one.per_page, one.longest) == (4500, 4.5, 3000)
     with_workers = replace(one, workers=Scan((Worker(0, 1, 1000, 1500),), 10, 3000))
     assert with_workers.to_json()["workers"] == {
+        "nodes": [1],
         "scanned": [1000],
         "time_ns": [1500],
         "merger_ns": 3000,
@@ -62,7 +64,8 @@ def test_a_pass() -> None:
         "merger_share": pytest.approx(2 / 3),
     }
     assert one.to_json()["workers"] is None
-    json.dumps(one.to_json())
+    for each in (one, with_workers):
+        assert Pass.from_json(json.loads(json.dumps(each.to_json()))) == each
 
 
 @pytest.mark.parametrize(
@@ -246,6 +249,20 @@ def test_the_command(counted: list[tuple[str, str, str, int]], tmp_path: Path) -
     ]
     assert json.loads((out / "cost.json").read_text())["kind"] == "nuksm-cost"
     assert (out / "cost.md").read_text().startswith("# Instructions of KSM for each scanned page: patched")
+
+
+def test_the_table_in_a_page(counted: list[tuple[str, str, str, int]], tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Head\n\n<!-- nuksm.cost: begin -->\n\nold\n\n<!-- nuksm.cost: end -->\n\ntail\n")
+    words = ("--size", "1M", "--content", "merged", "--threads", "1", "--out", str(tmp_path), "--table", str(page))
+    assert status(*words) == 0
+    text = page.read_text()
+    assert text.startswith("# Head\n")
+    assert text.endswith("\ntail\n")
+    assert "old" not in text
+    assert "| 2 × 1M merged | 1 | 4 | 4 | 1.0000 |" in text
+    assert len(counted) == 2
+    assert (Path(__file__).parents[2] / "docs" / "scan-cost.md").read_text().count("<!-- nuksm.cost: begin -->") == 1
 
 
 def test_what_cannot_be_counted_is_status_3(counted: list[tuple[str, str, str, int]], tmp_path: Path) -> None:

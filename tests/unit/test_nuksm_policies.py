@@ -100,7 +100,7 @@ class Guest:
 
 def test_registered() -> None:
     assert {policy.name for policy in SYSTEM.policies} <= set(system.policies())
-    assert {f"nuksm/{name}" for name in ("orders", "copies", *FIGURES)} == set(EXPERIMENTS)
+    assert {f"nuksm/{name}" for name in ("orders", "fairness", "copies", *FIGURES)} == set(EXPERIMENTS)
     assert {feature.brought_by for feature in SYSTEM.features} == {"patch set nuksm"}
     assert find_experiment("nuksm/figure6") == SYSTEM.experiments()["nuksm/figure6"]
 
@@ -141,9 +141,10 @@ def test_figure_7_has_the_papers_pairs_in_both_workloads() -> None:
     assert pairs == {**wanted, **{f"btree-{name}": nices for name, nices in wanted.items()}}
 
 
-def test_stock_runs_on_ten_orders_that_are_not_all_alike() -> None:
-    experiment = check.load(find_experiment("nuksm/orders"), LAB)
-    assert (experiment.kernels, experiment.repeats) == (("stock",), 10)
+@pytest.mark.parametrize(("name", "kernel"), [("orders", "stock"), ("fairness", "patched")])
+def test_ten_orders_that_are_not_all_alike(name: str, kernel: str) -> None:
+    experiment = check.load(find_experiment(f"nuksm/{name}"), LAB)
+    assert (experiment.kernels, experiment.repeats) == ((kernel,), 10)
     for variant in experiment.workloads:
         orders = {tuple(variant.instances.order(experiment.seed, variant.name, repeat)) for repeat in range(10)}
         assert orders == {(0, 1), (1, 0)}

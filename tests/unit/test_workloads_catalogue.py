@@ -19,7 +19,7 @@ GUPS = catalogue.get("gups")
 
 
 def test_names() -> None:
-    assert catalogue.names() == ["gups", "btree", "stream", "memops", "samepage"]
+    assert catalogue.names() == ["gups", "btree", "stream", "memops", "samepage", "churn"]
     with pytest.raises(UserError, match=r"unknown workload 'gusp' \(did you mean 'gups'\?\)"):
         catalogue.get("gusp")
 

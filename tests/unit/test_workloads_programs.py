@@ -26,6 +26,8 @@ SMALL: dict[str, list[str]] = {
     "stream": ["--size", "768K", "--iterations", "2"],
     "memops": ["--size", "64K", "--iterations", "3"],
     "samepage": ["--size", "1M", "--seconds", "0.1"],
+    # Without swap: that is reclaim of the whole machine.
+    "churn": ["--size", "64K", "--seconds", "0.2", "--processes", "2", "--ways", "merge,unmerge,fork,exit,migrate"],
 }
 
 

@@ -30,6 +30,7 @@ from numalab.machine.session import Machine
 from numalab.measure.placement import detach, take
 from numalab.results import Json
 from numalab.run.instances import Instance, Instances, place
+from numalab.run.kept import Kept
 from numalab.run.policy import Policy, applied
 from numalab.run.together import Together
 from workloads import catalogue
@@ -493,7 +494,10 @@ def test_what_happened_is_counted(machine: Machine) -> None:
 @pytest.mark.slow
 def test_passes_cost_what_they_cost(stock: KernelImage, tmp_path: Path) -> None:
     """Counted twice, on two boots: alike, and in the order of what a pass has to do."""
-    counts = [passes_on(stock, "1M", "merged", 1, 4, log_dir=tmp_path / str(boot))[0] for boot in range(2)]
+    counts = [
+        passes_on(stock, "1M", "merged", 1, 4, log_dir=tmp_path, kept=Kept(tmp_path / str(boot)))[0]
+        for boot in range(2)
+    ]
     for first, second, *later in counts:
         assert [each.scanned for each in (first, second, *later)] == [512] * 4
         assert (first.sharing, second.sharing) == (0, 256)
@@ -507,10 +511,9 @@ def test_passes_cost_what_they_cost(stock: KernelImage, tmp_path: Path) -> None:
 @NUKSM
 @pytest.mark.slow
 def test_four_threads_scan_two_and_a_half_times_the_pages(patched: KernelImage, tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "counted")
     cases = [
-        Case(
-            "8M", "merged", threads, passes_on(patched, "8M", "merged", threads, 5, log_dir=tmp_path / str(threads))[0]
-        )
+        Case("8M", "merged", threads, passes_on(patched, "8M", "merged", threads, 5, log_dir=tmp_path, kept=kept)[0])
         for threads in (1, 4)
     ]
     table = Table(patched, patched, cases)
