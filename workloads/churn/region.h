@@ -25,4 +25,7 @@ void region_write(struct region *region, uint64_t page, uint64_t content);
 /* Fail with page, word and both values unless pages [from, to) hold what they are to hold; `who` is for the message. */
 void region_check(const struct region *region, uint64_t from, uint64_t to, const char *who);
 
+/* The same of one word of each page: all pages are used, at little cost. */
+void region_glance(const struct region *region, uint64_t word, const char *who);
+
 #endif

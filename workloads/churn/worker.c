@@ -26,6 +26,8 @@
 /* Pages that one step changes at most, and steps between two checks of everything. */
 #define STRETCH 32
 #define STEPS 48
+/* Times that all pages are read between two steps: pages that nobody uses are nobody's, and are not copied. */
+#define GLANCES 8
 /* Processes leave after so many of their turns to leave. */
 #define LEAVES_IN 4
 #define KILL_AFTER_US 20000
@@ -269,6 +271,8 @@ static void work(struct worker *worker)
 {
 	for (int steps = 0; steps < STEPS && churn_works(phase_now(worker)); steps++) {
 		step(worker);
+		for (int glances = 0; glances < GLANCES; glances++)
+			region_glance(&worker->region, below(worker, worker->region.page_words), worker->who);
 		if (worker->churn->rest_ms)
 			usleep((useconds_t)worker->churn->rest_ms * 1000);
 	}
