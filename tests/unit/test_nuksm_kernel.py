@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nuksm import figures, kernel, points
+from nuksm import figures, kernel, points, runs
 from nuksm.metrics import Savings, Worker
 from nuksm.policies import KSM
 from numalab.cli.main import execute
@@ -179,7 +179,7 @@ def result(*instances: dict[str, Any], **cell: Any) -> dict[str, Any]:
 def test_what_a_run_says(tmp_path: Path) -> None:
     (tmp_path / "stdout-0.txt").write_text(OUT)
     shared = {"ksm_pages_shared": 100, "ksm_pages_sharing": 100, "ksm_numa_copies": None}
-    found = figures.run_of(
+    found = runs.run_of(
         result(
             instance(0, begun=1, nice=-11, local_share=0.25, numa_local=30, numa_remote=70, **shared),
             instance(1, begun=0, nice=-20, local_share=0.75, **{**shared, "ksm_pages_sharing": 90}),
@@ -199,30 +199,30 @@ def test_what_a_run_says(tmp_path: Path) -> None:
 
 def test_shares_of_a_workload_that_only_samples_its_pages() -> None:
     one = instance(1, begun=0, sampled_pages_node0=256, sampled_pages_node1=768)
-    assert figures.share_of(one) == 0.75
-    assert figures.share_of(instance(1, begun=0, local_share=None)) is None
-    assert figures.nodes_of(one["samples"], "sampled_pages") == {0: 256, 1: 768}
+    assert runs.share_of(one) == 0.75
+    assert runs.share_of(instance(1, begun=0, local_share=None)) is None
+    assert runs.nodes_of(one["samples"], "sampled_pages") == {0: 256, 1: 768}
 
 
 def test_what_says_nothing_is_left_out(tmp_path: Path) -> None:
     two = [instance(number, begun=number, local_share=0.5) for number in (0, 1)]
-    assert figures.run_of(result(), tmp_path) is None
-    assert figures.run_of(result(two[0]), tmp_path) is None
-    assert figures.run_of(result(two[0], instance(1, begun=1)), tmp_path) is None
+    assert runs.run_of(result(), tmp_path) is None
+    assert runs.run_of(result(two[0]), tmp_path) is None
+    assert runs.run_of(result(two[0], instance(1, begun=1)), tmp_path) is None
     failed = result(*two)
     failed["outcome"] = {"type": "exit", "status": 1}
-    assert figures.run_of(failed, tmp_path) is None
+    assert runs.run_of(failed, tmp_path) is None
     before_instances = result(*two)
     del before_instances["instances"]
-    assert figures.run_of(before_instances, tmp_path) is None
-    found = figures.run_of(result(*two), tmp_path)
+    assert runs.run_of(before_instances, tmp_path) is None
+    found = runs.run_of(result(*two), tmp_path)
     assert found is not None
     assert (found.savings, found.passes) == (None, None), "not counted is missing, not 0"
 
 
 def test_snapshots_by_node() -> None:
     process = {"leaf": {"4K": [[10, 2], [0, 5]], "2M": [[0, 0], [0, 0]]}}
-    assert figures.nodes_of_snapshot(process, [0, 1]) == {0: 10, 1: 7}
+    assert runs.nodes_of_snapshot(process, [0, 1]) == {0: 10, 1: 7}
 
 
 def write(directory: Path, cell_id: str, value: dict[str, Any]) -> None:

@@ -19,9 +19,9 @@ from nuksm import kernel as ksm
 from nuksm import metrics
 from nuksm.cost.scan import passes_on
 from nuksm.cost.table import Case, Table
-from nuksm.figures import nodes_of_snapshot, share_of
 from nuksm.metrics import Savings
 from nuksm.policies import COPIES, FAIR, FEATURES, FORCE_NODE, KSM, OFF, PRIORITY, SCAN_THREADS, SEPARATE, STOCK, STRICT
+from nuksm.runs import nodes_of_snapshot, share_of
 from numalab.errors import MissingError
 from numalab.features import survey
 from numalab.kernel.image import KernelImage

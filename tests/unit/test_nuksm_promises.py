@@ -1,0 +1,66 @@
+"""What the patch set promises, held against runs: each promise can be broken."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from nuksm.metrics import Savings
+from nuksm.promises import judge
+from nuksm.runs import Run, run_of
+from tests.unit.test_nuksm_kernel import instance, result
+
+STOCK = Run("KSM", "reads", "patched", 0, (0, 1), (1.0, 0.0), (None, None), (1, 1), Savings(1000, 1000), None, "ksm")
+FAIR = replace(STOCK, policy="nuKSM", own_name="fair", shares=(0.52, 0.48))
+PRIORITY = replace(FAIR, own_name="priority", weights=(10, 1), shares=(0.9, 0.1))
+COPIES = replace(FAIR, own_name="copies", savings=Savings(1100, 900, 100), percent=10)
+
+
+def test_all_is_kept() -> None:
+    found = judge([STOCK, FAIR, PRIORITY, COPIES])
+    # A share and savings each, and what copies give up.
+    assert (found.kept, found.broken, found.unknown) == (5, [], [])
+
+
+@pytest.mark.parametrize(
+    ("run", "line"),
+    [
+        (replace(FAIR, shares=(0.53, 0.47)), "local shares 0.530 and 0.470 differ by 6.0 points"),
+        (replace(PRIORITY, shares=(0.4, 0.6)), "are not in the order of the weights 10:1"),
+        (replace(PRIORITY, weights=(2, 2)), "differ by 80.0 points"),
+        (replace(FAIR, savings=Savings(990, 989)), "saves 989 pages, stock KSM 1,000"),
+        (replace(COPIES, savings=Savings(1101, 899, 101)), "copies give up 10.1 % of the savings, not 10 %"),
+    ],
+)
+def test_what_is_not(run: Run, line: str) -> None:
+    [said] = judge([STOCK, run]).broken
+    assert line in said
+    assert said.startswith("nuKSM, reads, repeat 0: ")
+
+
+def test_stock_ksm_promises_nothing_and_says_what_is_saved() -> None:
+    assert judge([STOCK]).kept == 0
+    others = [replace(STOCK, savings=Savings(10, saved)) for saved in (10, 995, 1000)]
+    assert judge([*others, FAIR]).broken == [], "the median"
+    for alone in ([FAIR], [replace(STOCK, workload="btree"), FAIR], [STOCK, replace(FAIR, savings=None)]):
+        found = judge(alone)
+        assert found.broken == []
+        assert "whether it saves what stock KSM does" in found.unknown[0]
+    assert "what its copies give up" in judge([replace(COPIES, savings=None)]).unknown[0]
+
+
+def test_the_policy_behind_its_label(tmp_path: Any) -> None:
+    def run(**knobs: str) -> Run:
+        files = [[f"/sys/kernel/mm/ksm/{name}", value] for name, value in knobs.items()]
+        policy = {"label": "25 %", "name": "copies", "knobs": files}
+        both = [instance(number, begun=number, local_share=0.5) for number in (0, 1)]
+        found = run_of(result(*both, policy="25 %", params={"policy": policy}), tmp_path)
+        assert found is not None
+        return found
+
+    found = run(numa_max_copies="2", numa_copies_percent="25")
+    assert (found.policy, found.own_name, found.percent) == ("25 %", "copies", 25)
+    assert run(numa_max_copies="1", numa_copies_percent="10").percent is None
+    assert run().percent is None
