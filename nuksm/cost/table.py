@@ -6,10 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nuksm.cost.growth import ASKED, growth
 from nuksm.cost.passes import Pass
 from nuksm.metrics import FOUND, passes_to
 from numalab.kernel.image import KernelImage
 from numalab.kinds import Kind
+from numalab.units import parse_size
 
 SCHEMA = 1
 #: Instructions on the kernel under test with everything off, as a ratio to the kernel it is compared with.
@@ -181,11 +183,30 @@ class Table:
                 f"{case.found_after:g} passes" if case.found_after is not None else "nothing to save",
             ]
             lines.append(f"| {' | '.join(cells)} |")
-        lines += ["", *(f"* not counted: {what}: {why}" for what, why in self.missing.items())]
+        lines += ["", *self._modelled(), *(f"* not counted: {what}: {why}" for what, why in self.missing.items())]
         lines += [f"* not known: {line}" for line in self.unknown]
         lines += [f"* **not kept**: {line}" for line in self.broken]
         lines += [f"* the guest's kernel complained: {line}" for line in self.complaints]
         return "\n".join(lines).rstrip() + "\n"
+
+    def _modelled(self) -> list[str]:
+        """What one thread would take with more memory, where several sizes were counted."""
+        lines = []
+        for content in dict.fromkeys(case.content for case in self.cases):
+            same = [case for case in self.cases if (case.content, case.threads) == (content, 1)]
+            grown = growth({case.passes[0].scanned: case.passes for case in same if case.passes})
+            for asked in ASKED if grown else ():
+                pages = parse_size(asked) // 4096
+                each = ", ".join(f"{one.per_page(pages):,.0f}" for one in grown)
+                errors = [one.error for one in grown if one.error is not None]
+                tested = (
+                    f"which misses what was counted by {max(errors):.1%} at most" if errors else "through two points"
+                )
+                lines.append(
+                    f"* {Kind.MODELLED.label}: {asked} {content} in all, one thread: {each} in passes 1 to "
+                    f"{len(grown)}, by a line over log2 of the pages, {tested}"
+                )
+        return [*lines, ""] if lines else []
 
 
 def _title(kernel: KernelImage) -> str:

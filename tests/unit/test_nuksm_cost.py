@@ -11,6 +11,7 @@ import pytest
 
 from nuksm.cost import __main__ as cost
 from nuksm.cost import scan
+from nuksm.cost.growth import growth
 from nuksm.cost.passes import Pass
 from nuksm.cost.scan import CONTENTS, knobs
 from nuksm.cost.table import OFF_BOUND, SPEEDUP, Case, Table
@@ -130,6 +131,23 @@ def test_markdown_and_json() -> None:
     said = json.loads(json.dumps(found.to_json()))
     assert (said["number_kind"], said["broken"], len(said["cases"])) == ("counted", [], 2)
     assert said["cases"][1]["speedup"] == pytest.approx(4000 / 1100)
+
+
+def test_more_memory_than_there_is_is_modelled() -> None:
+    def counted(pages: int) -> list[Pass]:
+        depth = pages.bit_length() - 1
+        return passes((pages, {"ksmd": pages * 1000}), (pages, {"ksmd": pages * (500 + 100 * depth)}))
+
+    assert growth({1024: counted(1024)}) == []
+    first, second = growth({1024: counted(1024), 4096: counted(4096), 65536: counted(65536)})
+    assert (first.number, second.number) == (1, 2)
+    assert first.per_page(1 << 21) == pytest.approx(1000)
+    assert second.per_page(1 << 21) == pytest.approx(500 + 2100)
+    assert second.error == pytest.approx(0, abs=1e-9)
+    assert growth({1024: counted(1024), 4096: counted(4096)})[0].error is None
+    both = table(Case("2M", "merged", 1, counted(1024)), Case("8M", "merged", 1, counted(4096)))
+    assert "* modelled: 8G merged in all, one thread: 1,000, 2,600 in passes 1 to 2" in both.to_markdown()
+    assert "modelled" not in table(Case("2M", "merged", 1, counted(1024))).to_markdown()
 
 
 def test_what_is_set_for_counting() -> None:
