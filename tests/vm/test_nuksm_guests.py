@@ -1,0 +1,121 @@
+"""Two virtual machines with the same memory, on two nodes of the machine that runs them.
+
+Their accesses reach the host's kernel through KVM's mmu notifiers only: the accessed bits are those of the second level.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from nuksm import kernel as ksm
+from nuksm import metrics
+from nuksm.policies import FAIR, KSM, STOCK
+from numalab.kernel.image import KernelImage
+from numalab.machine.process import Process
+from numalab.machine.second import HOST_PROGRAMS, SecondLevel
+from numalab.machine.session import Machine
+from numalab.machine.topology import uniform
+from numalab.run.policy import Policy, applied
+from workloads import catalogue
+from workloads.build import binaries
+
+pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.patch_set("nuksm"), pytest.mark.timeout(3600)]
+
+SAMEPAGE = catalogue.get("samepage")
+PAGES = 1024
+SCAN = {"pages": 20000, "sleep": 20, "smart": 0}
+PLACED = {**SCAN, "sample": 50, "rate": 100_000}
+#: Passes in which pages find their places, and passes that are looked at.
+SETTLING, LOOKED_AT = 40, 30
+#: Seconds of wall time for these: a machine inside an emulated one is slow.
+PATIENCE = 900.0
+
+
+@dataclass
+class Two:
+    """Two guests, each on a node, and what runs in them."""
+
+    machine: Machine
+    guests: tuple[SecondLevel, SecondLevel]
+    running: list[Process]
+
+
+@pytest.fixture(scope="module")
+def two(patched: KernelImage) -> Iterator[Two]:
+    files = {"/bin/samepage": binaries()["samepage"]}
+    with ExitStack() as stack:
+        machine = stack.enter_context(
+            Machine(patched, uniform(2, 1, "768M"), accel="tcg", nested=True, host_programs=HOST_PROGRAMS)
+        )
+        guests = []
+        for node in (0, 1):
+            # Private memory, 4K pages when merged: KSM leaves shared memory alone.
+            guest = SecondLevel(
+                machine,
+                patched,
+                uniform(1, 1, "128M"),
+                cpus=[[node]],
+                huge_pages=True,
+                extra_files=files,
+                slot=node,
+                append="nokaslr",
+            )
+            guests.append(stack.enter_context(guest))
+        words = {"size": PAGES * 4096, "rest": 2, "forever": True, "huge": "never"}
+        running = [guest.start(SAMEPAGE.argv(words)) for guest in guests]
+        for process in running:
+            process.wait_mark("ready", 300)
+        yield Two(machine, (guests[0], guests[1]), running)
+        for process in running:
+            process.kill(15)
+            done = process.wait(300)
+            assert done.ok, done.stderr
+            assert {s.metric: s.value for s in SAMEPAGE.parse(done.stdout)}["errors"] == 0
+        for guest in guests:
+            assert not guest.complaints
+        assert not machine.complaints
+
+
+def passes(machine: Machine, number: int) -> None:
+    wanted = ksm.counters(machine)["full_scans"] + number
+    deadline = time.monotonic() + PATIENCE
+    while ksm.counters(machine)["full_scans"] < wanted:
+        assert time.monotonic() < deadline, f"KSM has not made {number} passes in {PATIENCE:.0f} s"
+        time.sleep(0.5)
+
+
+def under(two: Two, policy: Policy) -> tuple[dict[str, int], list[dict[str, int]]]:
+    """Let KSM work under a policy; return its counters, and what each guest's VMM has used, in the passes looked at."""
+    with applied(two.machine, policy):
+        two.machine.write_file(f"{KSM}/run", b"1\n")
+        passes(two.machine, SETTLING)
+        before = [ksm.stat(two.machine, guest.qemu_pid) for guest in two.guests]
+        passes(two.machine, LOOKED_AT)
+        after = [ksm.stat(two.machine, guest.qemu_pid) for guest in two.guests]
+        counters = ksm.counters(two.machine)
+    used = [
+        {name: now[name] - then[name] for name in ("ksm_numa_local", "ksm_numa_remote")}
+        for now, then in zip(after, before, strict=True)
+    ]
+    return counters, used
+
+
+def test_two_guests_share_what_is_remote(two: Two) -> None:
+    topology = two.machine.topology
+    stock, _ = under(two, STOCK.bind(SCAN, topology))
+    # The processes' memory, and what two guests that were booted alike have in common beside it.
+    assert stock["pages_sharing"] > PAGES
+    fair, used = under(two, FAIR.bind(PLACED, topology))
+    assert fair["pages_sharing"] == pytest.approx(stock["pages_sharing"], rel=0.05)
+    assert fair["numa_migrated"] > 0
+    shares = []
+    for each in used:
+        assert sum(each.values()) > PAGES, f"accesses of a guest are not seen: {each}"
+        shares.append(each["ksm_numa_local"] / sum(each.values()))
+    print(f"local shares of use: {shares[0]:.3f} and {shares[1]:.3f}; saved {stock} {fair}")
+    assert metrics.spread(shares) <= metrics.FAIR_POINTS, used
