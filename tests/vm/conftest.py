@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from numalab.kernel.images import resolve
 
 from numalab.kernel.image import KernelImage
+from numalab.kernel.images import resolve
 from numalab.machine.session import Machine
 from numalab.machine.topology import uniform
 

@@ -1,6 +1,6 @@
 """Two virtual machines with the same memory, on two nodes of the machine that runs them.
 
-Their accesses reach the host's kernel through KVM's mmu notifiers only: the accessed bits are those of the second level.
+Their accesses reach the host's kernel through KVM's mmu notifiers only: the accessed bits are the second level's.
 """
 
 from __future__ import annotations
