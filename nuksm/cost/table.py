@@ -92,6 +92,17 @@ class Table:
             return None
         return case.per_time(shared) / one.per_time(shared)
 
+    def by_pass(self, case: Case) -> list[float | None]:
+        """The same for each pass; None: nobody can tell of this one."""
+        one = self.one(case)
+        if one is None or case.threads == 1:
+            return []
+        there = {each.number for each in one.passes}
+        return [
+            case.per_time({each.number}) / one.per_time({each.number}) if each.spread and each.number in there else None
+            for each in case.passes
+        ]
+
     @property
     def unknown(self) -> list[str]:
         """What was promised and cannot be told from these counts."""
@@ -131,6 +142,7 @@ class Table:
                     "threads": case.threads,
                     "ratio": case.ratio,
                     "speedup": self.speedup(case),
+                    "speedup_by_pass": self.by_pass(case),
                     "passes_to_90_percent": case.found_after,
                     "passes": [each.to_json() for each in case.passes],
                     "base": [each.to_json() for each in case.base],
@@ -155,7 +167,7 @@ class Table:
         """The table as a page of the documentation has it."""
         most = max((len(case.passes) for case in self.cases), default=0)
         heads = ["memory", "threads", *(f"pass {number}" for number in range(1, most + 1))]
-        heads += ["ratio to base", "pages per time", "merger", "90 % after"]
+        heads += ["ratio to base", "pages per time", "by pass", "merger", "90 % after"]
         lines = [
             f"{_title(self.kernel)}, build-id `{self.kernel.build_id[:16]}`, and as the base {_title(self.base)}, "
             f"build-id `{self.base.build_id[:16]}`; QEMU {self.machine.get('qemu_version', '–')}.",
@@ -168,10 +180,10 @@ class Table:
         if self.differences:
             lines += ["**The ratio to the base says nothing**, because the two differ in more than patches:", ""]
             lines += [*(f"* {line}" for line in self.differences), ""]
-        lines += [f"| {' | '.join(heads)} |", f"|---|--:|{'--:|' * (most + 4)}"]
+        lines += [f"| {' | '.join(heads)} |", f"|---|--:|{'--:|' * (most + 5)}"]
         for case in self.cases:
-            speedup, merger = self.speedup(case), case.passes[-1].workers if case.passes else None
-            share = merger.merger_share if merger else None
+            speedup = self.speedup(case)
+            shares = [each.workers.merger_share or 0 for each in case.passes if each.workers and each.workers.workers]
             cells = [
                 f"2 × {case.size} {case.content}",
                 str(case.threads),
@@ -179,7 +191,8 @@ class Table:
                 *([""] * (most - len(case.passes))),
                 f"{case.ratio:.4f}" if case.ratio is not None else "",
                 f"{speedup:.2f}" if speedup is not None else "",
-                f"{share:.0%}" if share is not None else "",
+                ", ".join("–" if each is None else f"{each:.2f}" for each in self.by_pass(case)),
+                ", ".join(f"{share:.0%}" for share in shares),
                 f"{case.found_after:g} passes" if case.found_after is not None else "nothing to save",
             ]
             lines.append(f"| {' | '.join(cells)} |")

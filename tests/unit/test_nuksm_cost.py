@@ -102,6 +102,8 @@ def test_a_pass_that_one_worker_had_to_itself_says_nothing_of_four() -> None:
     one, four = Case("1M", "merged", 1, ONE), Case("1M", "merged", 4, [FOUR[0], replace(FOUR[1], workers=alone)])
     assert [each.spread for each in four.passes] == [True, False]
     assert table(one, four).speedup(four) == pytest.approx(4000 / 1100), "of the pass that was shared"
+    assert table(one, four).by_pass(four) == [pytest.approx(4000 / 1100), None]
+    assert table(one, four).by_pass(one) == table(four).by_pass(four) == []
     small = replace(four, passes=four.passes[1:])
     assert table(one, small).speedup(small) is None
     assert table(one, small).broken == []
@@ -124,8 +126,8 @@ def test_markdown_and_json() -> None:
     found.complaints.append("WARNING: at mm/ksm.c")
     text = found.to_markdown()
     assert "Counted in emulation" in text
-    assert "| 2 × 1M merged | 1 | 4 | 4 | 1.0000 |  |  | 1 passes |" in text
-    assert "| 2 × 1M merged | 4 | 4 | 4 |  | 3.64 | 11% |" in text
+    assert "| 2 × 1M merged | 1 | 4 | 4 | 1.0000 |  |  |  | 1 passes |" in text
+    assert "| 2 × 1M merged | 4 | 4 | 4 |  | 3.64 | 3.64, 3.64 | 11%, 11% |" in text
     assert "* not counted: 8M merged, 2 threads: this kernel has no scan_threads" in text
     assert "WARNING" in text
     said = json.loads(json.dumps(found.to_json()))
