@@ -65,6 +65,24 @@ def _range(values: Sequence[float], shown: str) -> str:
     return middle if least == most else f"{middle} ({least}–{most})"
 
 
+def moves_table(runs: Sequence[Run]) -> Table:
+    """Return the table of processes that went to another node, one row for each."""
+    made = Table(title="Pages follow a process to another node")
+    for head in ("kernel", "workload", "policy", "repeat", "instance"):
+        made.add_column(head)
+    for head in ("passes", "seconds", "at most"):
+        made.add_column(head, justify="right")
+    for run in runs:
+        for move in run.moves:
+            made.add_row(
+                *(run.kernel, run.workload, run.policy, str(run.repeat), str(move.instance)),
+                "never" if move.passes is None else str(move.passes),
+                "" if move.seconds is None else f"{move.seconds:.2f}",
+                "" if move.bound is None else f"{move.bound:.2f}",
+            )
+    return made
+
+
 @click.command("figures", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each run.")
@@ -79,6 +97,8 @@ def command(directory: Path, as_json: bool, check: bool) -> int:
         click.echo(json.dumps([run.to_json() for run in runs], indent=1))
     else:
         table_console().print(table(runs))
+        if any(run.moves for run in runs):
+            table_console().print(moves_table(runs))
     if not check:
         return 0
     found = judge(runs)

@@ -14,6 +14,10 @@ from itertools import pairwise
 FAIR_POINTS = 5.0
 #: By how much savings may differ from those of stock KSM without copies.
 SAME_SAVINGS = 0.01
+#: Looks at a page after which it is where it is used, once its use has moved for good (documented by the patch set).
+FOLLOW_LOOKS = 8
+#: Seconds that noticing it may take: whoever looks is a process of the machine too.
+FOLLOW_SLACK = 1.0
 #: The share of the final savings that counts as having found what there is.
 FOUND = 0.9
 
@@ -91,6 +95,19 @@ def ordered_by_weight(shares: Sequence[float], weights: Sequence[float], points:
         for share, weight in both
         for other, its in both
     )
+
+
+def follow_bound(sample: float, seconds: float, passes: int, pages: int, rate: float) -> float:
+    """Return the seconds within which `pages` pages have to be where their use has moved to.
+
+    Args:
+        sample: seconds between two looks at a page.
+        seconds, passes: how long so many passes of KSM have taken meanwhile: a page is looked at once in one.
+        pages: that had to move.
+        rate: pages that may move to one node per second; 0: none ever.
+    """
+    longest = max(sample, seconds / max(passes, 1))
+    return FOLLOW_LOOKS * longest + (pages / rate if rate else float("inf")) + FOLLOW_SLACK
 
 
 @dataclass(frozen=True)

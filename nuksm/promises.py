@@ -37,8 +37,10 @@ def judge(runs: Sequence[Run]) -> Judged:
     found = Judged()
     for run in runs:
         what = f"{run.policy}, {run.workload}, repeat {run.repeat}"
-        if run.own_name in PLACED:
+        if run.own_name in PLACED and not run.moves:
             _shares(run, what, found)
+        if run.own_name in PLACED:
+            _moves(run, what, found)
         if run.own_name in SAVES_AS_STOCK:
             _savings(run, _stock(runs, run), what, found)
         if run.percent is not None:
@@ -56,6 +58,20 @@ def _shares(run: Run, what: str, found: Judged) -> None:
         weights = ":".join(str(weight) for weight in run.weights)
         ok = metrics.ordered_by_weight(run.shares, run.weights)
         found.say(ok, f"{what}: local shares {shares} are not in the order of the weights {weights}")
+
+
+def _moves(run: Run, what: str, found: Judged) -> None:
+    """Pages come after a process that goes to another node."""
+    for move in run.moves:
+        if move.seconds is None:
+            found.say(False, f"{what}: the pages of instance {move.instance} have not followed it")
+        else:
+            bound = f"{move.bound:.2f}" if move.bound is not None else "-"
+            found.say(
+                move.kept,
+                f"{what}: the pages of instance {move.instance} took {move.seconds:.2f} s and {move.passes} passes, "
+                f"not {bound} s",
+            )
 
 
 def _stock(runs: Sequence[Run], run: Run) -> Savings | None:

@@ -5,7 +5,7 @@ Reads result directories only. A value that is not there is missing, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,27 @@ from numalab.results import CELLS, Json, load_results, succeeded
 
 #: The metric of a workload that says what part of its shared pages is on its node.
 LOCAL = "local_share"
+
+
+@dataclass(frozen=True)
+class Move:
+    """A process that went to another node.
+
+    Attributes:
+        instance: its number.
+        seconds, passes: until its pages were there too; None: they have not come.
+        bound: seconds that this may have taken; None: the policy promises nothing.
+    """
+
+    instance: int
+    seconds: float | None
+    passes: int | None
+    bound: float | None
+
+    @property
+    def kept(self) -> bool:
+        """Whether they came in time."""
+        return self.seconds is not None and self.bound is not None and self.seconds <= self.bound
 
 
 @dataclass(frozen=True)
@@ -34,6 +55,7 @@ class Run:
         passes: after which 90 % of the final savings were there, by the points of the first instance; None: not known.
         own_name: of the policy, whatever the experiment calls it; "" in results that do not say.
         percent: of the savings that copies may give up, where the policy has copies.
+        moves: of the instances that were told to go to another node: what came of it.
     """
 
     policy: str
@@ -48,6 +70,7 @@ class Run:
     passes: float | None
     own_name: str = ""
     percent: int | None = None
+    moves: tuple[Move, ...] = ()
 
     @property
     def spread(self) -> float:
@@ -77,6 +100,7 @@ class Run:
             "copies": saved.copies if saved else None,
             "given_up": saved.given_up if saved else None,
             "passes_to_90_percent": self.passes,
+            "moves": [vars(move) for move in self.moves],
         }
 
 
@@ -137,15 +161,38 @@ def run_of(result: Json, directory: Path) -> Run | None:
         _savings(instances),
         _passes(directory),
         *_policy(cell),
+        _moves(instances, _knobs(cell)),
     )
+
+
+def _knobs(cell: Json) -> dict[str, str]:
+    """The values of KSM's files under the policy, by name."""
+    knobs = cell.get("params", {}).get("policy", {}).get("knobs", ())
+    return {str(path).removeprefix(f"{KSM}/"): str(value) for path, value, *_ in knobs}
 
 
 def _policy(cell: Json) -> tuple[str, int | None]:
     """The policy's own name, and what its copies may give up."""
-    policy = cell.get("params", {}).get("policy", {})
-    knobs = {str(knob[0]): str(knob[1]) for knob in policy.get("knobs", ())}
-    has_copies = knobs.get(f"{KSM}/numa_max_copies", "1") != "1"
-    return str(policy.get("name", "")), int(knobs[f"{KSM}/numa_copies_percent"]) if has_copies else None
+    knobs = _knobs(cell)
+    has_copies = knobs.get("numa_max_copies", "1") != "1"
+    own_name = cell.get("params", {}).get("policy", {}).get("name", "")
+    return str(own_name), int(knobs["numa_copies_percent"]) if has_copies else None
+
+
+def _moves(instances: Sequence[Json], knobs: Mapping[str, str]) -> tuple[Move, ...]:
+    """What came of the instances that were told to move."""
+    found = []
+    for one in instances:
+        if "--move-after" not in one.get("argv", ()):
+            continue
+        values = {sample["metric"]: sample["value"] for sample in one["samples"]}
+        seconds, passes = values.get("follow_seconds"), values.get("follow_passes")
+        bound = None
+        if knobs.get("numa_policy", "none") != "none" and seconds is not None and passes is not None:
+            sample, rate = (float(knobs[name]) for name in ("numa_sample_millisecs", "numa_migrate_rate"))
+            bound = metrics.follow_bound(sample / 1000, seconds, int(passes), int(values["same_pages"] or 0), rate)
+        found.append(Move(one["instance"], seconds, None if passes is None else int(passes), bound))
+    return tuple(found)
 
 
 def _savings(instances: Sequence[Json]) -> Savings | None:

@@ -227,6 +227,8 @@ SAMEPAGE = Workload(
             ParamType.COUNT, None, "", "end when KSM has scanned all memory N times, where it runs", least=1
         ),
         "seconds": Param(ParamType.SECONDS, 5, "s", "end after so many seconds, where it does not, or without passes"),
+        "move-to": Param(ParamType.COUNT, None, "", "go to this CPU in the midst of it, with move-after", most=4095),
+        "move-after": Param(ParamType.COUNT, None, "", "when KSM has scanned all memory N times", least=1),
         "forever": Param(ParamType.FLAG, False, "", "run until SIGTERM or SIGINT, then print the result"),
         "interval": _INTERVAL,
         **_REGION_PARAMS,
@@ -246,6 +248,8 @@ SAMEPAGE = Workload(
         "remote_pages": _count("", "and how many elsewhere"),
         "passes": _count("", "times that KSM has scanned all memory meanwhile"),
         "ksm_pages_scanned": _count("", "pages that KSM has scanned meanwhile, of the whole machine"),
+        "follow_seconds": _time("s", "after it has moved, until 95 % of the equal pages are on its node", "lower"),
+        "follow_passes": _count("", "and how many times KSM has scanned all memory meanwhile", "lower"),
         "numa_local": _count("", "accesses to merged pages on its node that the kernel has sampled"),
         "numa_remote": _count("", "accesses to merged pages elsewhere that the kernel has sampled"),
         **_KSM_METRICS,

@@ -9,7 +9,7 @@ import pytest
 
 from nuksm.metrics import Savings
 from nuksm.promises import judge
-from nuksm.runs import Run, run_of
+from nuksm.runs import Move, Run, run_of
 from tests.unit.test_nuksm_kernel import instance, result
 
 STOCK = Run("KSM", "reads", "patched", 0, (0, 1), (1.0, 0.0), (None, None), (1, 1), Savings(1000, 1000), None, "ksm")
@@ -64,3 +64,42 @@ def test_the_policy_behind_its_label(tmp_path: Any) -> None:
     assert (found.policy, found.own_name, found.percent) == ("25 %", "copies", 25)
     assert run(numa_max_copies="1", numa_copies_percent="10").percent is None
     assert run().percent is None
+
+
+def moving(seconds: float | None, passes: int | None, **knobs: str) -> dict[str, Any]:
+    files = [[f"/sys/kernel/mm/ksm/{name}", value] for name, value in knobs.items()]
+    mover = instance(0, begun=0, local_share=1.0, follow_seconds=seconds, follow_passes=passes, same_pages=500)
+    mover["argv"] = ["samepage", "--move-to", "4", "--move-after", "60"]
+    policy = {"name": "fair" if knobs else "ksm", "knobs": files}
+    return result(mover, instance(1, begun=1, local_share=0.0), params={"policy": policy})
+
+
+FOLLOWING = {"numa_policy": "fair", "numa_sample_millisecs": "100", "numa_migrate_rate": "1000"}
+
+
+def test_pages_follow_in_time(tmp_path: Any) -> None:
+    # 8 looks of 0.1 s, half a second for 500 pages, and the slack.
+    run = run_of(moving(1.5, 30, **FOLLOWING), tmp_path)
+    assert run is not None
+    assert run.moves == (Move(0, 1.5, 30, pytest.approx(0.8 + 0.5 + 1.0)),)
+    assert judge([run]).kept == 1, "shares of processes one of which sleeps are nobody's promise"
+    assert run.to_json()["moves"][0]["passes"] == 30
+    late = run_of(moving(5.0, 100, **FOLLOWING), tmp_path)
+    never = run_of(moving(None, None, **FOLLOWING), tmp_path)
+    assert late is not None
+    assert never is not None
+    assert "took 5.00 s and 100 passes, not 2.30 s" in judge([late]).broken[0]
+    assert "have not followed" in judge([never]).broken[0]
+
+
+def test_slow_passes_are_slow_looks(tmp_path: Any) -> None:
+    run = run_of(moving(8.0, 4, **FOLLOWING), tmp_path)
+    assert run is not None
+    assert run.moves[0].bound == pytest.approx(8 * 2.0 + 0.5 + 1.0)
+
+
+def test_stock_ksm_promises_no_following(tmp_path: Any) -> None:
+    run = run_of(moving(None, None), tmp_path)
+    assert run is not None
+    assert run.moves == (Move(0, None, None, None),)
+    assert judge([run]).broken == []

@@ -195,3 +195,17 @@ def test_the_catalogue_says_so_too() -> None:
     for name in ("gups", "btree", "stream", "samepage"):
         assert "mergeable" in catalogue.get(name).params
     assert "mergeable" not in catalogue.get("memops").params
+
+
+@pytest.mark.parametrize("options", [("--move-to", "0"), ("--move-after", "3")])
+def test_where_to_and_when_go_together(programs: dict[str, Path], options: tuple[str, str]) -> None:
+    done = run(programs["samepage"], *SMALL, *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--move-to and --move-after go together" in done.stderr
+    both = run(programs["samepage"], *SMALL, "--threads", "2", "--move-to", "0", "--move-after", "3")
+    assert "one thread moves, not 2" in both.stderr
+
+
+def test_one_that_did_not_move_says_so(programs: dict[str, Path]) -> None:
+    values = result(programs["samepage"], *SMALL, "--move-to", "0", "--move-after", "1000000")
+    assert (values["follow_seconds"], values["follow_passes"]) == (None, None)

@@ -49,8 +49,6 @@ FEW, MANY = 6, 60
 PAIR = (Instance(0), Instance(1))
 #: Pages of program, libraries and stacks: on whose node they happen to be.
 OTHERS = 300
-#: ms: how long after the accesses to a page have moved it may still be where it was, in looks at it (ABI).
-BOUND_LOOKS = 8
 
 
 @dataclass
@@ -380,8 +378,8 @@ def test_pages_follow_a_process_that_moves(machine: Machine) -> None:
             for cpu in (0, 2, 3, 0):
                 assert machine.run(["taskset", "-apc", str(cpu), str(moving.pid)]).ok
                 took, passes = until_pages_are_on(machine, cpu, PAGES * 0.95)
-                longest = max(sample / 1000, took / max(passes, 1))
-                assert took <= BOUND_LOOKS * longest + PAGES / 100_000 + 1.0, (cpu, took, passes)
+                at_most = metrics.follow_bound(sample / 1000, took, passes, PAGES, 100_000)
+                assert took <= at_most, (cpu, took, passes)
         finally:
             for process in (still, moving):
                 process.kill(15)

@@ -7,7 +7,6 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -19,6 +18,7 @@
 #include "../common/setup.h"
 #include "../common/team.h"
 #include "../common/watch.h"
+#include "move.h"
 #include "pages.h"
 
 /* Reads between two looks at the clock, and nanoseconds between two looks at KSM. */
@@ -35,6 +35,7 @@ struct samepage {
 	bool forever;
 	uint64_t began;
 	bool stop; /* written by thread 0 */
+	struct move move;
 	uint64_t errors;
 };
 
@@ -73,6 +74,7 @@ static void look(struct samepage *samepage, uint64_t *looked)
 	if (now - *looked < LOOK_NS)
 		return;
 	*looked = now;
+	move_look(&samepage->move, &samepage->pages);
 	if (is_over(samepage))
 		__atomic_store_n(&samepage->stop, true, __ATOMIC_RELAXED);
 }
@@ -151,22 +153,19 @@ static void report_places(const struct samepage *samepage, struct result *result
 {
 	static uint64_t counts[POLICY_MAX_NODES];
 	const struct pages *pages = &samepage->pages;
-	uint64_t same_words = pages->same * pages->page_words, all = 0;
+	uint64_t same_words = pages->same * pages->page_words, local = 0, all;
 	uint64_t same_bytes = same_words * sizeof(uint64_t);
-	unsigned int cpu, node = 0;
 
 	report_part(result, "own", pages->words + same_words, (pages->count - pages->same) * pages->page_words * 8,
 		    counts);
 	report_part(result, "same", pages->words, same_bytes, counts);
-	for (int i = 0; i < POLICY_MAX_NODES; i++)
-		all += counts[i];
-	if (!all || syscall(SYS_getcpu, &cpu, &node, NULL) || node >= POLICY_MAX_NODES) {
+	if (!pages_local(pages, &local, &all)) {
 		result_missing(result, "local_share");
 		return;
 	}
-	result_count(result, "local_pages", counts[node]);
-	result_count(result, "remote_pages", all - counts[node]);
-	result_real(result, "local_share", (double)counts[node] / (double)all);
+	result_count(result, "local_pages", local);
+	result_count(result, "remote_pages", all - local);
+	result_real(result, "local_share", (double)local / (double)all);
 }
 
 static void report_own(struct result *result, const char *metric, const char *line)
@@ -183,6 +182,7 @@ int main(int argc, char **argv)
 {
 	struct samepage samepage = { .hot_percent = 100, .seconds = 5 };
 	uint64_t size = UINT64_C(16) << 20, same_percent = 100, passes = 0, passes_before, scanned_before = 0, scanned;
+	uint64_t moves_after = 0;
 	double interval = 0;
 	struct option_row rows[] = {
 		{ "size", OPTION_SIZE, &size, "SIZE", "size of the region (default 16M)", 4096, 0, false },
@@ -196,6 +196,9 @@ int main(int argc, char **argv)
 		  "end when KSM has scanned all memory N times, where it runs", 1, 0, false },
 		{ "seconds", OPTION_SECONDS, &samepage.seconds, "S",
 		  "end after so many seconds, where it does not or --passes is not given (default 5)", 0, 0, false },
+		{ "move-to", OPTION_COUNT, &samepage.move.cpu, "CPU", "go to this CPU in the midst of it, with --move-after",
+		  0, 4095, false },
+		{ "move-after", OPTION_COUNT, &moves_after, "N", "when KSM has scanned all memory N times", 1, 0, false },
 		{ "forever", OPTION_FLAG, &samepage.forever, NULL, "run until SIGTERM or SIGINT, then print the result",
 		  0, 0, false },
 		{ "interval", OPTION_SECONDS, &interval, "S",
@@ -210,7 +213,7 @@ int main(int argc, char **argv)
 	struct team *team;
 	double init_seconds;
 	uint64_t reads;
-	enum { PASSES_ROW = 4, SECONDS_ROW = 5 };
+	enum { PASSES_ROW = 4, SECONDS_ROW = 5, MOVE_TO_ROW = 6 };
 
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGINT, &action, NULL);
@@ -218,6 +221,10 @@ int main(int argc, char **argv)
 		    "Random reads of memory that is equal in every process that runs this, for KSM to merge.", rows);
 	if (samepage.forever && (rows[PASSES_ROW].given || rows[SECONDS_ROW].given))
 		usage_error("--forever has no end: leave out --passes and --seconds");
+	if (rows[MOVE_TO_ROW].given != !!moves_after)
+		usage_error("--move-to and --move-after go together");
+	if (moves_after && setup.threads != 1)
+		usage_error("--move-to: one thread moves, not %" PRIu64, setup.threads);
 	pages->page_words = (uint64_t)sysconf(_SC_PAGESIZE) / sizeof(uint64_t);
 	pages->count = size / sizeof(uint64_t) / pages->page_words;
 	pages->same = pages->count * same_percent / 100;
@@ -232,6 +239,7 @@ int main(int argc, char **argv)
 	mark("ready");
 	passes_before = ksm_passes();
 	ksm_counter("pages_scanned", &scanned_before);
+	samepage.move.at_pass = moves_after ? passes_before + moves_after : 0;
 	samepage.last_pass = passes ? passes_before + passes : 0;
 	phase_start(&phase);
 	samepage.began = phase.began;
@@ -254,6 +262,7 @@ int main(int argc, char **argv)
 		result_count(&result, "ksm_pages_scanned", scanned - scanned_before);
 	else
 		result_missing(&result, "ksm_pages_scanned");
+	move_report(&samepage.move, &result);
 	report_own(&result, "numa_local", "ksm_numa_local");
 	report_own(&result, "numa_remote", "ksm_numa_remote");
 	mark("done");
