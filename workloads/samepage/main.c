@@ -249,6 +249,9 @@ int main(int argc, char **argv)
 	reads = watch_work(setup.threads);
 	watch_stop();
 
+	/* The thread that has read has moved; local is where that is. */
+	if (samepage.move.moved)
+		setup_pin((int)samepage.move.cpu);
 	/* What belongs to all processes together is read before one of them may end. */
 	result_begin(&result);
 	result_real(&result, "reads_per_second", (double)reads / phase.seconds);
