@@ -14,7 +14,7 @@ import pytest
 
 from nuksm import kernel as ksm
 from nuksm import metrics
-from nuksm.policies import FAIR, KSM, STOCK
+from nuksm.policies import FAIR, KSM
 from numalab.kernel.image import KernelImage
 from numalab.machine.process import Process
 from numalab.machine.second import HOST_PROGRAMS, SecondLevel
@@ -28,10 +28,12 @@ pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.patch_set("nuksm"), 
 
 SAMEPAGE = catalogue.get("samepage")
 PAGES = 1024
-SCAN = {"pages": 20000, "sleep": 20, "smart": 0}
-PLACED = {**SCAN, "sample": 50, "rate": 100_000}
-#: Passes in which pages find their places, and passes that are looked at.
-SETTLING, LOOKED_AT = 40, 30
+#: Small batches: the machine's first process, whose heartbeat we hear, waits for the end of one when it reads of KSM.
+PLACED = {"pages": 2000, "sleep": 20, "smart": 0, "sample": 50, "rate": 100_000}
+#: Passes in which pages are merged and find their places, and passes that are looked at.
+SETTLING, LOOKED_AT = 2, 2
+#: Accesses of each guest that are seen in these at least.
+SEEN = 200
 #: Seconds of wall time for these: a machine inside an emulated one is slow.
 PATIENCE = 900.0
 
@@ -90,7 +92,7 @@ def passes(machine: Machine, number: int) -> None:
 
 
 def under(two: Two, policy: Policy) -> tuple[dict[str, int], list[dict[str, int]]]:
-    """Let KSM work under a policy; return its counters, and what each guest's VMM has used, in the passes looked at."""
+    """Let KSM work under a policy; return its counters, and the accesses of each guest in the passes looked at."""
     with applied(two.machine, policy):
         two.machine.write_file(f"{KSM}/run", b"1\n")
         passes(two.machine, SETTLING)
@@ -106,16 +108,11 @@ def under(two: Two, policy: Policy) -> tuple[dict[str, int], list[dict[str, int]
 
 
 def test_two_guests_share_what_is_remote(two: Two) -> None:
-    topology = two.machine.topology
-    stock, _ = under(two, STOCK.bind(SCAN, topology))
+    """Which of the two pages stays is chosen when they are merged, so that there may be nothing to migrate later."""
+    counters, used = under(two, FAIR.bind(PLACED, two.machine.topology))
     # The processes' memory, and what two guests that were booted alike have in common beside it.
-    assert stock["pages_sharing"] > PAGES
-    fair, used = under(two, FAIR.bind(PLACED, topology))
-    assert fair["pages_sharing"] == pytest.approx(stock["pages_sharing"], rel=0.05)
-    assert fair["numa_migrated"] > 0
-    shares = []
-    for each in used:
-        assert sum(each.values()) > PAGES, f"accesses of a guest are not seen: {each}"
-        shares.append(each["ksm_numa_local"] / sum(each.values()))
-    print(f"local shares of use: {shares[0]:.3f} and {shares[1]:.3f}; saved {stock} {fair}")
-    assert metrics.spread(shares) <= metrics.FAIR_POINTS, used
+    assert counters["pages_sharing"] > PAGES
+    assert counters["numa_accessed"] > 0
+    assert all(sum(each.values()) >= SEEN for each in used), f"accesses of a guest are not seen: {used}"
+    shares = [each["ksm_numa_local"] / sum(each.values()) for each in used]
+    assert metrics.spread(shares) <= metrics.FAIR_POINTS, (used, counters)
