@@ -125,7 +125,7 @@ class ProcessPlacement:
 
     @cached_property
     def passthrough(self) -> tuple[int, int]:
-        """Entries of replicas that lead to a PTE table of the primary on the replica's own node; to others of its tables.
+        """Entries of replicas that lead to the primary: to a PTE table on the replica's own node, and to other tables.
 
         Those to a table of a higher level are for want of memory, wherever it lies.
         """
