@@ -37,12 +37,13 @@ _RESULTS, _BASELINE = "results.json", "baseline.json"
 class Axis:
     """Boot options that exclude each other: value → words of the kernel's command line.
 
-    `own`: for the kernel under test alone.
+    `own`: for the kernel under test alone. `groups`: to which it means something; empty: to all of them.
     """
 
     name: str
     values: Mapping[str, str]
     own: bool = False
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Point:
-    """One group on one kind of machine: `chosen` is the value of each axis, in their order."""
+    """One group on one kind of machine: `chosen` is the value of each axis that the group has, in their order."""
 
     group: str
     levels: int
@@ -78,9 +79,14 @@ class Point:
     matrix: Matrix
 
     @property
+    def axes(self) -> tuple[Axis, ...]:
+        """Those of the matrix that its group has."""
+        return _axes_of(self.matrix, self.group)
+
+    @property
     def values(self) -> dict[str, str]:
         """Its place on each axis by name, group and levels first."""
-        names = ("group", "levels", *(axis.name for axis in self.matrix.axes))
+        names = ("group", "levels", *(axis.name for axis in self.axes))
         return dict(zip(names, (self.group, str(self.levels), *self.chosen), strict=True))
 
     @property
@@ -90,7 +96,7 @@ class Point:
 
     def words(self, *, own: bool) -> str:
         """Return what is added to the kernel's command line; with or without those of its own."""
-        pairs = zip(self.matrix.axes, self.chosen, strict=True)
+        pairs = zip(self.axes, self.chosen, strict=True)
         return " ".join(axis.values[value] for axis, value in pairs if axis.values[value] and (own or not axis.own))
 
 
@@ -153,6 +159,7 @@ def load(path: Path = FILE) -> Matrix:
     for axis in axes:
         if axis.name in ("group", "levels") or [each.name for each in axes].count(axis.name) > 1:
             problems.add(f"{'own' if axis.own else 'axes'}.{axis.name}", "the name is taken")
+    axes = _limited(axes, top.table("limited"), groups)
     top.get("explained", list, [])
     matrix = Matrix(
         groups=groups,
@@ -174,6 +181,22 @@ def _axes(table: Table, *, own: bool) -> Iterator[Axis]:
         if not values:
             table.problems.add(described.key, "must have at least one value")
         yield Axis(name, values, own)
+
+
+def _limited(axes: Sequence[Axis], table: Table, groups: Sequence[str]) -> list[Axis]:
+    """The axes, those that `table` names for some groups only."""
+    names = [axis.name for axis in axes]
+    for name in table.value:
+        if name not in names:
+            table.problems.add(table.path(name), f"no axis of that name{nearest(name, names)}")
+        for group in table.words(name):
+            if group not in groups:
+                table.problems.add(table.path(name), f"no group {group!r} in this matrix{nearest(group, groups)}")
+    return [replace(axis, groups=table.words(axis.name)) for axis in axes]
+
+
+def _axes_of(matrix: Matrix, group: str) -> tuple[Axis, ...]:
+    return tuple(axis for axis in matrix.axes if not axis.groups or group in axis.groups)
 
 
 def _levels(top: Table) -> tuple[int, ...]:
@@ -201,9 +224,12 @@ def points(matrix: Matrix, only: Iterable[str] = ()) -> list[Point]:
         if value not in known[key]:
             raise UserError(f"--only {text}: no {key} {value!r} in this matrix{nearest(value, known[key])}")
         wanted.setdefault(key, set()).add(value)
-    every = product(matrix.groups, matrix.levels, product(*(axis.values for axis in matrix.axes)))
-    found = [Point(group, levels, chosen, matrix) for group, levels, chosen in every]
-    return [point for point in found if all(point.values[key] in values for key, values in wanted.items())]
+    found = [
+        Point(group, levels, chosen, matrix)
+        for group, levels in product(matrix.groups, matrix.levels)
+        for chosen in product(*(axis.values for axis in _axes_of(matrix, group)))
+    ]
+    return [point for point in found if all(point.values.get(key) in values for key, values in wanted.items())]
 
 
 def run(

@@ -89,7 +89,7 @@ def _table(matrix: Matrix, points: Sequence[Point], done: Mapping[str, Outcome])
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for point in points:
         outcome = done.get(point.name)
-        cells = [point.values[axis] for axis in axes]
+        cells = [point.values.get(axis, "–") for axis in axes]
         if outcome is None:
             cells += ["–", "–", "not run yet"]
         elif outcome.found is None or outcome.before is None:

@@ -58,9 +58,17 @@ def test_the_matrix_of_the_tree_covers_what_it_promises() -> None:
     assert {(p.levels, *p.chosen) for p in points if p.group == "mm"} == set(
         product((4, 5), ("on", "off"), ("always", "never"), modes)
     )
-    words = {p.values["replication"]: p.words(own=True).split()[2:] for p in points}
+    words = {p.values["replication"]: p.words(own=True).split()[2:] for p in points if p.group == "mm"}
     assert words == {"off": [], "lazy": ["pgtable_repl=force"], "eager": ["pgtable_repl=force,eager"]}
     assert not any("pgtable_repl" in p.words(own=False) for p in points)
+    assert {p.group for p in points if "numa_mmu" in p.values} == {"kvm"}
+    guests = [p for p in points if p.group == "kvm" and p.values["replication"] == "off"]
+    assert {p.values["numa_mmu"]: p.words(own=True).split()[2:] for p in guests} == {
+        "off": [],
+        "local": ["kvm.numa_mmu=local"],
+        "replicate": ["kvm.numa_mmu=replicate"],
+    }
+    assert not any("numa_mmu" in p.words(own=False) for p in points)
     assert (found.kernel, found.against) == ("patched", "stock")
     assert found.baseline_repeats > 1, "a flaky test is to be known"
 
@@ -73,6 +81,17 @@ def test_points(described: Matrix) -> None:
     assert last.values == {"group": "proc", "levels": "5", "pti": "on", "replication": "force"}
     assert last.words(own=True) == "pti=on pgtable_repl=force"
     assert last.words(own=False) == "pti=on", "the stock kernel knows no such word"
+
+
+def test_an_axis_of_some_groups(tmp_path: Path) -> None:
+    found = matrix.points(read(tmp_path, TEXT + '[limited]\nreplication = ["proc"]\n'))
+    assert [point.name for point in found if point.group == "futex"] == [
+        f"futex-levels={levels}-pti={pti}" for levels in (4, 5) for pti in ("off", "on")
+    ]
+    assert len([point for point in found if point.group == "proc"]) == 2 * 2 * 2
+    assert {point.group for point in matrix.points(found[0].matrix, ["replication=off"])} == {"proc"}
+    table = report.page(found[0].matrix, found, [])
+    assert "| futex | 4 | off | – |" in table
 
 
 def test_only(described: Matrix) -> None:
@@ -100,6 +119,11 @@ def test_only(described: Matrix) -> None:
         ('groups = ["mm"]\n[axes.pti]\non = 1', "m.toml: axes.pti.on: must be a string, not an integer (1)"),
         ('groups = ["mm"]\n[axes.levels]\non = "x"', "m.toml: axes.levels: the name is taken"),
         ('groups = ["mm"]\n[axes.a]\non = "x"\n[own.a]\non = "x"', "m.toml: own.a: the name is taken"),
+        ('groups = ["mm"]\n[limited]\npt = ["mm"]', "m.toml: limited.pt: no axis of that name"),
+        (
+            'groups = ["mm"]\n[axes.pti]\non = "x"\n[limited]\npti = ["kvm"]',
+            "m.toml: limited.pti: no group 'kvm' in this matrix",
+        ),
         ('groups = ["mm"]\n[[explained]]\ntest = "x"', "each [[explained]] has a test and a why"),
     ],
 )
