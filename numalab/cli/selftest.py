@@ -95,6 +95,9 @@ def build(source: str | None, as_json: bool) -> None:
 @click.option("--levels", type=click.Choice(["4", "5"]), default="4", show_default=True, help="Paging.")
 @click.option("--accel", default="auto", show_default=True, metavar="auto|kvm|tcg")
 @click.option("--append", default="", help="Words added to the kernel's command line, of both kernels.")
+@click.option(
+    "--append-own", "own", default="", help="Words for the kernel under test alone; the other knows them not."
+)
 @click.option("--patience", type=float, default=1.0, show_default=True, help="Factor on every program's time-out.")
 @_SOURCE
 @_EXPLAIN
@@ -111,6 +114,7 @@ def run(
     out: Path | None,
     source: str | None,
     explain: Path | None,
+    own: str,
     as_json: bool,
     **machine: Any,
 ) -> int:
@@ -126,7 +130,8 @@ def run(
     from numalab.selftest.compare import read_explanations
 
     explanations = read_explanations(explain) if explain else {}
-    setting = _setting(group, names, kernel, source, machine)
+    both = _setting(group, names, kernel, source, machine)
+    setting = replace(both, append=f"{both.append} {own}".strip())
     out = out or Path("results", f"selftest-{group}-{kernel.replace('/', '_')}")
     out.mkdir(parents=True, exist_ok=True)
     if no_baseline or kernel == against:
@@ -134,7 +139,7 @@ def run(
         if as_json:
             _print_json(_summary(found))
         return int(any(verdict.bad for history in found.programs().values() for verdict in history.verdicts))
-    other = replace(setting, kernel=resolve(against, build=True))
+    other = replace(both, kernel=resolve(against, build=True))
     before, place = lab.baseline(
         other, baseline_repeat, fresh=fresh_baseline, on_result=show_results(f"{against} (baseline)", as_json)
     )

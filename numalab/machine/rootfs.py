@@ -10,7 +10,7 @@ import hashlib
 import lzma
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numalab.guest
@@ -144,20 +144,36 @@ def _archive(first: Path, busybox: Path, modules: list[Path], extra: Mapping[str
 
 def first_process() -> Path:
     """Return the compiled first process, built when its sources changed."""
-    sources = sorted(_GUEST_SOURCES.glob("*.[ch]"))
-    digest = hashlib.sha256(repr(_CFLAGS).encode())
+    return static_program("init", sorted(_GUEST_SOURCES.glob("*.[ch]")), "the guest's first process")
+
+
+def static_program(name: str, sources: Sequence[Path], what: str, *flags: str) -> Path:
+    """Return a static program of a guest, compiled from C files (and headers), built when its sources changed.
+
+    Args:
+        name: of the file.
+        sources: all it is made of.
+        what: it is, in words, for an error.
+        flags: more for the compiler.
+
+    Raises:
+        MissingError: no compiler on this machine.
+        ExperimentError: it does not compile; with what the compiler said.
+    """
+    digest = hashlib.sha256(repr((*_CFLAGS, *flags)).encode())
     for source in sources:
         digest.update(source.read_bytes())
-    target = cache_dir("guest", digest.hexdigest()[:16]) / "init"
+    target = cache_dir("guest", digest.hexdigest()[:16]) / name
     if target.exists():
         return target
     if not shutil.which("gcc"):
         raise MissingError("gcc is not installed", remedy="apt-get install gcc libc6-dev")
-    building = target.with_name("init.new")
+    building = target.with_name(f"{name}.new")
     units = [str(source) for source in sources if source.suffix == ".c"]
-    done = subprocess.run(["gcc", *_CFLAGS, "-o", str(building), *units], capture_output=True, text=True, check=False)
+    command = ["gcc", *_CFLAGS, *flags, "-o", str(building), *units]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ExperimentError(f"the guest's first process did not compile:\n{done.stderr.strip()}")
+        raise ExperimentError(f"{what} did not compile:\n{done.stderr.strip()}")
     building.replace(target)
     return target
 

@@ -31,6 +31,10 @@ _BOOT_SECONDS = 120.0
 #: Record of a baseline that is not done.
 _UNFINISHED = "unfinished.json"
 
+#: A word of the kernel's command line, which the kernel makes nothing of: threads of programs are moved between CPUs.
+BOUNCE = "numalab.bounce"
+_BOUNCE_PROGRAM = "/bin/bounce"
+
 #: (number of the repeat from 1, number of repeats, result)
 OnResult = Callable[[int, int, Result], None]
 
@@ -46,6 +50,8 @@ class Setting:
         topology, accel, append: the machine.
         built: the programs.
         patience: factor on every time-out, the boot's too.
+
+    With BOUNCE among the words of `append`, each thread of a program goes to another CPU every millisecond.
     """
 
     group: Group
@@ -56,6 +62,11 @@ class Setting:
     built: Programs
     append: str = ""
     patience: float = 1.0
+
+    @property
+    def bounces(self) -> bool:
+        """Whether threads of programs are moved between CPUs."""
+        return BOUNCE in self.append.split()
 
     def key(self) -> str:
         """16 hex digits that name the baseline this setting can serve as; which programs are run is no part of it."""
@@ -140,6 +151,7 @@ def run(
             setting.built.linkage,
             on_result=keep,
             patience=setting.patience,
+            wrap=(_BOUNCE_PROGRAM,) if setting.bounces else (),
         )
     return so_far()
 
@@ -208,9 +220,16 @@ def _boot(setting: Setting, logs: Path) -> Machine:
         share=setting.built.top,
         nested=group.nested,
         host_programs=host_programs,
+        extra_files={_BOUNCE_PROGRAM: _bounce()} if setting.bounces else None,
         log_dir=logs,
         boot_timeout=_BOOT_SECONDS * setting.patience,
     )
+
+
+def _bounce() -> Path:
+    from numalab.machine.rootfs import static_program
+
+    return static_program("bounce", [Path(__file__).with_name("bounce.c")], "bounce.c")
 
 
 def _machine_facts(machine: Machine) -> dict[str, Any]:

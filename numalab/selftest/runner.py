@@ -96,6 +96,7 @@ def run(
     *,
     on_result: Callable[[Result], None] = lambda _: None,
     patience: float = 1.0,
+    wrap: Sequence[str] = (),
 ) -> list[Result]:
     """Run `programs` of `group`, in order, and return a result for every one of them.
 
@@ -108,6 +109,7 @@ def run(
         linkage: how each program was built.
         on_result: is told each result as it comes.
         patience: factor on every time-out.
+        wrap: words before each program's command.
 
     Raises:
         MachineLostError: no machine comes up.
@@ -119,18 +121,20 @@ def run(
         # An exception out of the block would hide how the machine ended: it is caught inside.
         with open_machine() as machine:
             while left and fresh:
-                result = _run_one(group, left.pop(0), machine, linkage, patience)
+                result = _run_one(group, left.pop(0), machine, linkage, patience, wrap)
                 results.append(result)
                 on_result(result)
                 fresh = result.verdict not in (Verdict.LOST, Verdict.TIMEOUT)
     return results
 
 
-def _run_one(group: Group, program: Program, machine: MachineLike, linkage: Linkage, patience: float) -> Result:
+def _run_one(
+    group: Group, program: Program, machine: MachineLike, linkage: Linkage, patience: float, wrap: Sequence[str]
+) -> Result:
     begun = time.monotonic()
     before = len(console.read(machine.console))
     try:
-        result = _prepared(group, program, machine, linkage, patience)
+        result = _prepared(group, program, machine, linkage, patience, wrap)
     except MachineLostError as error:
         reason = f"{getattr(error, 'type', 'lost')}: {str(error).partition(chr(10))[0]}"
         result = Result(program.name, Verdict.LOST, reason)
@@ -139,7 +143,9 @@ def _run_one(group: Group, program: Program, machine: MachineLike, linkage: Link
     return Result(**values)
 
 
-def _prepared(group: Group, program: Program, machine: MachineLike, linkage: Linkage, patience: float) -> Result:
+def _prepared(
+    group: Group, program: Program, machine: MachineLike, linkage: Linkage, patience: float, wrap: Sequence[str]
+) -> Result:
     argv = list(program.argv)
     if group.directory:
         path = f"{group.directory}/{program.argv[0]}"
@@ -148,7 +154,7 @@ def _prepared(group: Group, program: Program, machine: MachineLike, linkage: Lin
         argv[0] = str(GUEST_TOP / path)
     try:
         with prepare.prepared(program, machine):
-            return _executed(program, prepare.as_user(program, argv), machine, patience)
+            return _executed(program, [*wrap, *prepare.as_user(program, argv)], machine, patience)
     except prepare.CannotError as cannot:
         return Result(program.name, Verdict.SKIP, str(cannot))
 

@@ -177,6 +177,13 @@ def test_baseline_is_kept_for_the_next_run(bench: Bench) -> None:
     assert "baseline) 1/3" in invoke(*RUN, "--append", "nosmp").output
 
 
+def test_words_for_the_kernel_under_test_alone(bench: Bench) -> None:
+    invoke(*RUN, "--append", "nosmp", "--append-own", "kvm.numa_mmu=local")
+    assert [setting.append for setting in bench.settings] == ["nosmp", "nosmp kvm.numa_mmu=local"]
+    done = invoke(*RUN, "--append", "nosmp", "--append-own", "kvm.numa_mmu=replicate")
+    assert "baseline) 1/3" not in done.output
+
+
 def test_without_a_baseline_a_failing_program_is_status_1(bench: Bench) -> None:
     bench.verdicts["stock", "futex_wait"] = [Verdict.FAIL]
     assert invoke(*RUN, "--kernel", "stock").return_value == 1

@@ -290,3 +290,11 @@ def test_result_is_told_at_once_and_survives_json(tmp_path: Path) -> None:
     again = Result.from_json(result.to_json())
     assert replace(again, stdout=result.stdout, seconds=result.seconds) == result
     assert (result.planned, list(result.tests)) == (2, ["a", "b"])
+
+
+def test_words_before_a_command(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, {"bounce": ended(0)})
+    group = Group("mm", "", (program("cow"),), "mm")
+    (result,) = runner.run(group, group.programs, rack.open, {"mm/cow": "static"}.get, wrap=["/bin/bounce"])
+    assert result.verdict is Verdict.PASS
+    assert rack.machines[0].seen[0][0] == ["/bin/bounce", "/share/mm/cow"]
