@@ -23,11 +23,11 @@ from vmitosis.discovery import Grouping, discover
 from vmitosis.latencies import parse
 from vmitosis.policies import DOMAINS, HOST, MOVE, NID, POOL, SECOND, SHAPE, VM
 from vmitosis.provision import parse_shape, place
+from vmitosis.second_level import DebugFiles
 
 __all__ = ["PROBE", "TwoLevel"]
 
 NO_GUEST = "none"
-_DEBUG = "/sys/kernel/debug/kvm"
 #: In the guest (patch set vmitosis).
 _REPL = "/sys/kernel/mm/pgtable_repl"
 PROBE = "/bin/pgrepl-probe"
@@ -209,11 +209,7 @@ class TwoLevel:
 
     def _directory(self) -> str:
         """Where KVM shows this guest."""
-        listed = self.machine.run(["ls", _DEBUG]).stdout.decode().split()
-        mine = [name for name in listed if name.partition("-")[0] == str(self.inner.qemu_pid)]
-        if not mine:
-            raise ExperimentError(f"{_DEBUG} has no directory for the guest: is debugfs mounted in the machine?")
-        return f"{_DEBUG}/{mine[0]}"
+        return DebugFiles(self.machine, self.inner.qemu_pid).directory
 
     def _vcpu_files(self) -> list[str]:
         """The file that says which node's tables it walks, for each vCPU."""

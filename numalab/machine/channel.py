@@ -72,6 +72,16 @@ class Channel:
             stream.events.put((b"", b""))
         return number, stream
 
+    def go_on(self, other: Channel) -> None:
+        """Talk to the first process that `other` talked to: its guest has been migrated to where this channel leads.
+
+        Numbers go on, so that what commands of the other channel still send is dropped here.
+        """
+        with self._lock, other._lock:
+            self._next = other._next
+        self.version = other.version
+        self.hello.set()
+
     def release(self, number: int) -> None:
         """Forget a channel; late frames of it are dropped."""
         with self._lock:

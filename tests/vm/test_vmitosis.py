@@ -21,6 +21,8 @@ from numalab.machine.topology import uniform
 from numalab.measure import numa_pgtables
 from numalab.measure.take import detach as detach_machine
 from vmitosis.provision import boot, parse_shape
+from tests.vm.two_level_guests import debug_files, quiet
+from vmitosis.second_level import uptime
 from vmitosis.snapshot2d import Snapshot2D, detach, read_virtual, take
 from vmitosis.twodim import Seen
 from workloads.build import binaries
@@ -200,57 +202,10 @@ def test_wide_and_visible_with_one_tree_of_each_level(wide: SecondLevel) -> None
     assert running.wait(120).ok
 
 
-class Debugfs:
-    """The files of one guest in debugfs of its machine (patch set vmitosis)."""
-
-    def __init__(self, guest: SecondLevel) -> None:
-        self.machine = guest.machine
-        listed = self.machine.run(["ls", "/sys/kernel/debug/kvm"]).stdout.decode().split()
-        (self.directory,) = (name for name in listed if name.startswith(f"{guest.qemu_pid}-"))
-
-    def read(self, name: str) -> str:
-        return self.machine.read_file(f"/sys/kernel/debug/kvm/{self.directory}/{name}").decode().strip()
-
-    def mode(self, mode: str) -> None:
-        self.machine.write_file(f"/sys/kernel/debug/kvm/{self.directory}/numa_mmu", mode.encode() + b"\n")
-
-    def tables(self) -> dict[tuple[int | None, int, int], int]:
-        """(node a tree is for, level, node) → table pages; dying trees left out."""
-        found: dict[tuple[int | None, int, int], int] = {}
-        for line in self.read("numa_mmu_tables").splitlines():
-            assert not line.startswith("violation"), line
-            words = line.split()
-            if words[0] == "root":
-                said = dict(zip(words[2::2], map(int, words[3::2]), strict=True))
-                if not said["invalid"] and not said["guest_mode"]:
-                    key = (None if words[1] == "-1" else int(words[1]), said["level"], said["node"])
-                    found[key] = found.get(key, 0) + said["tables"]
-        return found
-
-
-def quiet(guest: SecondLevel, debugfs: Debugfs, pid: int) -> Snapshot2D:
-    """A snapshot while the second level did not change, which agrees with KVM's own table of tables."""
-    for _ in range(10):
-        before = debugfs.tables()
-        snapshot = take(guest, [pid])
-        if debugfs.tables() == before:
-            break
-    else:
-        raise AssertionError("the second level changes all the time")
-    counted: dict[tuple[int | None, int, int], int] = {}
-    for tree in snapshot.trees:
-        if not tree.root.invalid and not tree.root.guest_mode:
-            for level, row in enumerate(tree.table_pages.tolist(), 1):
-                counted |= {(tree.root.nid, level, node): pages for node, pages in enumerate(row) if pages}
-    assert counted == before
-    assert snapshot.contradictions == 0
-    return snapshot
-
-
 @VMITOSIS
 def test_with_both_levels_replicated_all_is_local(wide: SecondLevel) -> None:
-    guest, debugfs = wide, Debugfs(wide)
-    debugfs.mode("replicate")
+    guest, debugfs = wide, debug_files(wide)
+    debugfs.write("numa_mmu", "replicate")
     try:
         taken: list[Snapshot2D] = []
 
@@ -271,16 +226,16 @@ def test_with_both_levels_replicated_all_is_local(wide: SecondLevel) -> None:
             # Each vCPU has touched all of the table; what is missing are pages of the other thread's own.
             assert seen.unfilled < 0.1 * seen.found
     finally:
-        debugfs.mode("off")
+        debugfs.write("numa_mmu", "off")
 
 
 @VMITOSIS
 def test_both_levels_follow_a_program_whose_machine_moves(wide: SecondLevel) -> None:
     """All remote-remote, then the second level follows within its promised time, then the guest's tables do."""
-    guest, debugfs = wide, Debugfs(wide)
+    guest, debugfs = wide, debug_files(wide)
     follow = int(guest.machine.read_file("/sys/module/kvm/parameters/numa_mmu_follow_ms")) / 1000
     guest.move(0)
-    debugfs.mode("local")
+    debugfs.write("numa_mmu", "local")
     try:
         home = "taskset -c 0 /tmp/gups --size 8M --updates 10G --threads 1 --cpus 0 --huge never"
         running = guest.start(home.split())
@@ -297,15 +252,15 @@ def test_both_levels_follow_a_program_whose_machine_moves(wide: SecondLevel) -> 
         assert before.local_local == before.found >= PAGES
         guest.move(1)
         # By the machine's own clock, which an emulation on a busy host may run slowly.
-        moved = uptime(guest)
+        moved = uptime(guest.machine)
         remote = seen(1)
         assert remote.local_local == remote.local_remote == 0
         assert remote.remote_remote > 0
         second = 0.0
-        while uptime(guest) < moved + 30 * follow:
+        while uptime(guest.machine) < moved + 30 * follow:
             now = seen(1)
             if now.found and not now.remote_remote and not now.local_remote and not now.unfilled > 0.2 * now.found:
-                second = uptime(guest) - moved
+                second = uptime(guest.machine) - moved
                 break
         # Three periods until it begins, and the faults that build the tables anew.
         assert 0 < second < 3 * follow + REFAULTS, "the second level did not follow in time"
@@ -317,9 +272,4 @@ def test_both_levels_follow_a_program_whose_machine_moves(wide: SecondLevel) -> 
     finally:
         guest.move(0)
         guest.pin(1, [1])
-        debugfs.mode("off")
-
-
-def uptime(guest: SecondLevel) -> float:
-    """Seconds of the machine's clock."""
-    return float(guest.machine.read_file("/proc/uptime").split()[0])
+        debugfs.write("numa_mmu", "off")
