@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,6 +14,7 @@ import pytest
 
 from numalab.errors import ExperimentError
 from vmitosis.second_level import DebugFiles, Tables, parse
+from vmitosis.survival import keeper
 from vmitosis.survival.memory import Memory, compare, is_wall_clock
 
 TEXT = """\
@@ -104,3 +109,39 @@ def test_a_second_clock_is_a_difference() -> None:
     assert is_wall_clock(cast(Any, one).page(257), cast(Any, two).page(257))
     with pytest.raises(ExperimentError, match="1 pages differ"):
         compare(one, two)
+
+
+# The program that holds memory, on this host.
+
+
+def started(tmp_path: Path) -> tuple[subprocess.Popen[bytes], Path]:
+    said = tmp_path / "status"
+    words = [keeper.guest_files()[keeper.KEEPER], "4", "1", "2", said]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not said.exists() or " rounds 0 " in said.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process, said
+
+
+def test_the_keeper_finds_nothing_wrong(tmp_path: Path) -> None:
+    process, said = started(tmp_path)
+    process.terminate()
+    assert process.wait(60) == 0
+    assert re.fullmatch(r"checked \d+ changed [1-9]\d* rounds [1-9]\d* wrong 0 state done\n", said.read_text())
+    assert process.communicate()[1] == b""
+
+
+def test_the_keeper_finds_what_somebody_else_has_written(tmp_path: Path) -> None:
+    process, said = started(tmp_path)
+    assert process.stdout
+    low = int(process.stdout.readline().split()[1], 16)
+    with Path(f"/proc/{process.pid}/mem").open("r+b", buffering=0) as memory:
+        for page in range(16):  # one may be rewritten before it is looked at
+            memory.seek(low + (1 << 20) + 4096 * page + 800)
+            memory.write(b"not mine")
+    process.terminate()
+    assert process.wait(60) == 1
+    assert int(said.read_text().split(" wrong ")[1].split()[0]) > 0
+    assert b"not " in process.communicate()[1]

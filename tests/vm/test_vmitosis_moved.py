@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -32,7 +33,7 @@ def seen_from(process: Process2D, node: int) -> Seen:
 
 
 @pytest.fixture
-def gups(request: pytest.FixtureRequest, patched: KernelImage):  # type: ignore[no-untyped-def]  # noqa: ANN201
+def gups(request: pytest.FixtureRequest, patched: KernelImage) -> Iterator[SecondLevel]:
     """A guest with GUPS, in a machine of so many nodes, of a shape: parameter (nodes, memory of one, shape)."""
     nodes, memory, shape = request.param
     programs = (*HOST_PROGRAMS, "migratepages")

@@ -7,7 +7,8 @@
  * and a CPU as far as there are some.
  *
  * The file STATUS holds "checked N changed N rounds N wrong N state running", rewritten a few times a second. SIGTERM:
- * everything is checked once more, the state is "done", exit status 1 when anything was wrong.
+ * everything is checked once more, the state is "done", exit status 1 when anything was wrong. "live ADDRESS" on the
+ * standard output says where the pages are that change.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -172,6 +173,8 @@ int main(int argc, char **argv)
 	live = map(live_pages * PAGE);
 	same = map(same_pages * PAGE);
 	generation = map(live_pages * sizeof(*generation));
+	printf("live %p\n", (void *)live);
+	fflush(stdout);
 	for (size_t page = 0; page < live_pages; page++)
 		fill(page, 1);
 	for (size_t page = 0; page < same_pages; page++)

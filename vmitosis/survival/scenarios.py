@@ -4,108 +4,20 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from numalab.errors import ExperimentError
-from numalab.machine.migration import INCOMING, arrived, listen, send, take_over
 from numalab.machine.second import SecondLevel
 from vmitosis.second_level import page_table_kib, wait_until
 from vmitosis.survival.keeper import ADVISE, Keeper
-from vmitosis.survival.memory import Memory, compare
+from vmitosis.survival.migrations import Facts, live_migration, live_migration_all_trees, snapshot_restore
 from vmitosis.survival.rig import Rig
 
-Facts = dict[str, Any]
 _KSM = "/sys/kernel/mm/ksm"
 _CPUS = "/sys/devices/system/cpu"
 #: KiB of page tables by which processes that have nothing to do with a guest differ from one look to the next.
 _NOISE_KIB = 512
-
-
-def live_migration(rig: Rig) -> Facts:
-    """To another QEMU while memory is changed and vCPUs bounce; both memories are compared while both stand still."""
-    with rig.guest() as guest, rig.kept(guest) as keeper, _other(rig) as other:
-        uri = f"unix:{other.directory}/migration"
-        listen(other, uri)
-        with rig.bouncing(guest):
-            before = keeper.status()
-            sent = send(guest, uri)
-        arrived(other)
-        with _memory(guest, "here") as here, _memory(other, "there") as there:
-            compared = compare(here, there)
-        after = _go_on(rig, guest, other, keeper)
-        assert before
-        return {
-            "compared_bytes": compared,
-            "rounds_of_sending": sent["ram"]["dirty-sync-count"],
-            "sent_bytes": sent["ram"]["transferred"],
-            "checked_since": after - before.checked,
-        }
-
-
-def snapshot_restore(rig: Rig) -> Facts:
-    """Into a file, the QEMU ended, and back into another one; memory compared before and after."""
-    with rig.guest() as guest, rig.kept(guest) as keeper:
-        with rig.bouncing(guest):
-            keeper.rounds(1)
-        guest.qmp.execute("stop")
-        file = "/tmp/snapshot"
-        try:
-            send(guest, f"exec:cat > {file}")
-            size = int(rig.machine.run(["stat", "-c", "%s", file], check=True).stdout)
-            channel = guest.channel
-            with _memory(guest, "before") as before:
-                guest.close()
-                with _other(rig) as other:
-                    listen(other, f"exec:cat {file}")
-                    arrived(other)
-                    with _memory(other, "after") as after:
-                        compared = compare(before, after)
-                    take_over(other, channel)
-                    _run_there(rig, other, keeper)
-        finally:
-            rig.machine.run(["rm", "-f", file])
-        return {"compared_bytes": compared, "file_bytes": size}
-
-
-@contextmanager
-def _memory(guest: SecondLevel, name: str) -> Iterator[Memory]:
-    made = Memory(guest, name)
-    try:
-        yield made
-    finally:
-        made.remove()
-
-
-@contextmanager
-def _other(rig: Rig) -> Iterator[SecondLevel]:
-    """A guest that waits for another one to arrive in it."""
-    other = rig.guest(slot=1, qemu_args=INCOMING)
-    other.boot(run=False)
-    try:
-        yield other
-    finally:
-        other.close()
-
-
-def _go_on(rig: Rig, guest: SecondLevel, other: SecondLevel, keeper: Keeper) -> int:
-    take_over(other, guest.channel)
-    guest.close()
-    return _run_there(rig, other, keeper)
-
-
-def _run_there(rig: Rig, other: SecondLevel, keeper: Keeper) -> int:
-    """Let a guest that has arrived run, and see all of its memory checked; the pages checked so far."""
-    other.qmp.execute("cont")
-    keeper.guest = other
-    with rig.bouncing(other):
-        said = keeper.rounds(1)
-    rig.both_trees(other)
-    keeper.finish()
-    rig.quiet(other)
-    return said.checked
 
 
 def cpu_hotplug(rig: Rig) -> Facts:
@@ -256,6 +168,7 @@ def collapse(rig: Rig) -> Facts:
 
 def killed(rig: Rig) -> Facts:
     """The VMM is killed (SIGKILL) while vCPUs bounce; page tables of both kinds are given back."""
+    _none_left(rig)  # of those that were here before
     before = page_table_kib(rig.machine)
     guest = rig.guest()
     with guest:
@@ -266,19 +179,34 @@ def killed(rig: Rig) -> Facts:
             guest.qmp.process.kill(9)
             guest.qmp.process.wait(120)
         rig.quiet(guest)
-    time.sleep(1)
-    wait_until(
-        f"second-level tables given back: {before} {full} {page_table_kib(rig.machine)}",
-        lambda: page_table_kib(rig.machine)[1] == before[1],
-        30,
-    )
+    _none_left(rig)
     after = page_table_kib(rig.machine)
+    if full[1] <= 0:
+        raise ExperimentError("the kernel counts no second-level tables while a guest runs")
     if after[0] > before[0] + _NOISE_KIB:
         raise ExperimentError(f"page tables of processes were lost: {before[0]} KiB before, {after[0]} KiB after")
-    left = rig.machine.run(["ls", "/sys/kernel/debug/kvm"]).stdout.decode().split()
-    if any(re.match(r"\d+-\d+$", name) for name in left):
-        raise ExperimentError(f"KVM still has a guest: {left}")
     return {"kib_before": before, "kib_running": full, "kib_after": after}
+
+
+def _none_left(rig: Rig) -> None:
+    """Wait until KVM has no guest, and there is no second-level table.
+
+    Raises:
+        ExperimentError: there still is.
+    """
+
+    def left() -> str:
+        listed = rig.machine.run(["ls", "/sys/kernel/debug/kvm"]).stdout.decode().split()
+        guests = [name for name in listed if re.match(r"\d+-\d+$", name)]
+        kib = page_table_kib(rig.machine)[1]
+        return f"{guests}, {kib} KiB of second-level tables" if guests or kib else ""
+
+    # A VM goes when the last file that refers to it does, which is some time after its process.
+    begun = time.monotonic()
+    while said := left():
+        if time.monotonic() - begun > 60:
+            raise ExperimentError(f"KVM has not given back: {said}")
+        time.sleep(0.5)
 
 
 @dataclass(frozen=True)
@@ -295,12 +223,13 @@ class Scenario:
 
 
 SCENARIOS: Mapping[str, Scenario] = {
-    "live-migration": Scenario(live_migration),
-    "snapshot-restore": Scenario(snapshot_restore),
+    "live-migration": Scenario(live_migration, long=True),
+    "live-migration-all-trees": Scenario(live_migration_all_trees, long=True),
+    "snapshot-restore": Scenario(snapshot_restore, long=True),
     "cpu-hotplug": Scenario(cpu_hotplug),
     "memory-hotplug": Scenario(memory_hotplug, long=True),
     "balloon": Scenario(balloon, long=True),
-    "ksm": Scenario(ksm, long=True),
+    "ksm": Scenario(ksm),
     "collapse": Scenario(collapse),
     "kill": Scenario(killed),
 }
