@@ -52,6 +52,25 @@ def test_frames_may_come_in_any_pieces(pair: tuple[ch.Channel, socket.socket]) -
     assert channel.version == 1
 
 
+def test_a_guest_that_has_gone_elsewhere(pair: tuple[ch.Channel, socket.socket], tmp_path: Path) -> None:
+    """What commands of the old channel still say there is nobody's answer here."""
+    channel, guest = pair
+    guest.sendall(frame(0, ch.HELLO, b"1"))
+    assert channel.hello.wait(5)
+    before = channel.open()[0]
+    ours, there = socket.socketpair()
+    other = ch.Channel(ours, tmp_path)
+    other.go_on(channel)
+    assert other.hello.is_set()
+    assert other.version == 1
+    number, stream = other.open()
+    assert number > before
+    there.sendall(frame(before, ch.EXIT, b"7") + frame(number, ch.EXIT, b"0"))
+    assert stream.events.get(timeout=5) == (ch.EXIT, b"0")
+    there.close()
+    other.close()
+
+
 @pytest.mark.parametrize("cut", [3, 9, 11])
 def test_a_guest_that_goes_in_the_middle_of_a_frame(pair: tuple[ch.Channel, socket.socket], cut: int) -> None:
     channel, guest = pair
