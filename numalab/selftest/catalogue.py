@@ -34,6 +34,7 @@ class Program:
         cwd: where it runs; must be writable for some.
         swap: whether it has tests that need swap; it gets some where the kernel has zram.
         user: who runs it; "" is root.
+        steady: whether it places its threads itself: they are left alone where those of others bounce between CPUs.
         hardware: whether it would take hours in emulation; it is skipped there.
     """
 
@@ -49,6 +50,7 @@ class Program:
     swap: bool = False
     user: str = ""
     hardware: bool = False
+    steady: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,9 @@ def _program(entry: Mapping[str, Any]) -> Program:
     if unknown:
         raise ValueError(f"{FILE}: {entry['run']}: unknown key {min(unknown)!r}")
     words = tuple(shlex.split(entry["run"]))
-    more = {key: entry[key] for key in ("hugepages", "nodes", "cwd", "swap", "user", "hardware") if key in entry}
+    more = {
+        key: entry[key] for key in ("hugepages", "nodes", "cwd", "swap", "user", "hardware", "steady") if key in entry
+    }
     return Program(
         entry.get("name", entry["run"]),
         words,

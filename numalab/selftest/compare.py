@@ -112,19 +112,24 @@ def compare(run: Run, baseline: Run, explanations: Mapping[str, str] | None = No
     return sorted(found, key=lambda each: (not each.blames, order.index(each.judgement)))
 
 
-def read_explanations(path: Path) -> dict[str, str]:
+def read_explanations(path: Path, place: str = "") -> dict[str, str]:
     """Read a file of explanations: TOML, `[[explained]]` with `test` (a pattern) and `why`.
+
+    Args:
+        path: of the file.
+        place: "axis=value" of a matrix: gives those that have it as `where`, which stand there only; "": those without.
 
     Raises:
         UserError: unreadable, or an entry without either.
     """
     try:
         table = tomllib.loads(path.read_text())
-        return {entry["test"]: entry["why"] for entry in table.get("explained", [])}
+        known = [(entry["test"], entry["why"], entry.get("where", "")) for entry in table.get("explained", [])]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: each [[explained]] has a test and a why: {error}") from None
+    return {test: why for test, why, where in known if where == place}
 
 
 def _tests(program: str, run: Run, baseline: Run) -> Iterator[Difference]:

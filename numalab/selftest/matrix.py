@@ -57,6 +57,7 @@ class Matrix:
         levels: of page tables, 4 or 5.
         axes: boot options.
         explanations: pattern of a test → why its difference is meant.
+        explained_at: "axis=value" → explanations that stand there only.
     """
 
     groups: tuple[str, ...]
@@ -67,6 +68,7 @@ class Matrix:
     levels: tuple[int, ...]
     axes: tuple[Axis, ...]
     explanations: Mapping[str, str] = field(default_factory=dict)
+    explained_at: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,14 @@ class Point:
     def name(self) -> str:
         """Of its directory, e.g. "mm-levels=4-pti=on-thp=never"."""
         return "-".join([self.group, *(f"{axis}={value}" for axis, value in self.values.items() if axis != "group")])
+
+    @property
+    def explanations(self) -> dict[str, str]:
+        """Those that stand at its place."""
+        found = dict(self.matrix.explanations)
+        for axis, value in self.values.items():
+            found |= self.matrix.explained_at.get(f"{axis}={value}", {})
+        return found
 
     def words(self, *, own: bool) -> str:
         """Return what is added to the kernel's command line; with or without those of its own."""
@@ -172,7 +182,12 @@ def load(path: Path = FILE) -> Matrix:
     )
     top.close()
     problems.raise_any()
-    return replace(matrix, explanations=read_explanations(path))
+    places = [f"{axis.name}={value}" for axis in axes for value in axis.values]
+    return replace(
+        matrix,
+        explanations=read_explanations(path),
+        explained_at={place: read_explanations(path, place) for place in places},
+    )
 
 
 def _axes(table: Table, *, own: bool) -> Iterator[Axis]:
@@ -275,7 +290,7 @@ def standing(point: Point, rig: Rig, out: Path) -> Outcome | None:
     if not _says(place / _STANDS, _key(point, rig)):
         return None
     found, before = record.load(place), record.load(place / _BASELINE)
-    return Outcome(point, found, before, tuple(compare(found, before, point.matrix.explanations)))
+    return Outcome(point, found, before, tuple(compare(found, before, point.explanations)))
 
 
 def _says(file: Path, key: str) -> bool:

@@ -109,7 +109,7 @@ def run(
         linkage: how each program was built.
         on_result: is told each result as it comes.
         patience: factor on every time-out.
-        wrap: words before each program's command.
+        wrap: words before each program's command that make its threads bounce; steady programs go without.
 
     Raises:
         MachineLostError: no machine comes up.
@@ -154,7 +154,9 @@ def _prepared(
         argv[0] = str(GUEST_TOP / path)
     try:
         with prepare.prepared(program, machine):
-            return _executed(program, [*wrap, *prepare.as_user(program, argv)], machine, patience)
+            return _executed(
+                program, [*(() if program.steady else wrap), *prepare.as_user(program, argv)], machine, patience
+            )
     except prepare.CannotError as cannot:
         return Result(program.name, Verdict.SKIP, str(cannot))
 

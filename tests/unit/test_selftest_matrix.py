@@ -97,6 +97,12 @@ def test_an_axis_of_some_groups(tmp_path: Path) -> None:
     assert "| futex | 4 | off | – |" in table
 
 
+def test_explanations_of_one_place(tmp_path: Path) -> None:
+    text = '[[explained]]\ntest = "a*"\nwhy = "always"\n[[explained]]\ntest = "b"\nwhere = "pti=on"\nwhy = "pti"\n'
+    known = {point.values["pti"]: point.explanations for point in matrix.points(read(tmp_path, TEXT + text))}
+    assert known == {"on": {"a*": "always", "b": "pti"}, "off": {"a*": "always"}}
+
+
 def test_only(described: Matrix) -> None:
     assert len(matrix.points(described, ["group=proc", "levels=4", "replication=off"])) == 2
     assert len(matrix.points(described, ["pti=on", "pti=off"])) == 16

@@ -293,8 +293,8 @@ def test_result_is_told_at_once_and_survives_json(tmp_path: Path) -> None:
 
 
 def test_words_before_a_command(tmp_path: Path) -> None:
-    rack = Rack(tmp_path, {"bounce": ended(0)})
-    group = Group("mm", "", (program("cow"),), "mm")
-    (result,) = runner.run(group, group.programs, rack.open, {"mm/cow": "static"}.get, wrap=["/bin/bounce"])
-    assert result.verdict is Verdict.PASS
-    assert rack.machines[0].seen[0][0] == ["/bin/bounce", "/share/mm/cow"]
+    rack = Rack(tmp_path, {"bounce": ended(0), "gup": ended(0)})
+    group = Group("mm", "", (program("cow"), program("gup", steady=True)), "mm")
+    built = {"mm/cow": "static", "mm/gup": "static"}
+    runner.run(group, group.programs, rack.open, built.get, wrap=["/bin/bounce"])
+    assert [argv for argv, *_ in rack.machines[0].seen] == [["/bin/bounce", "/share/mm/cow"], ["/share/mm/gup"]]
