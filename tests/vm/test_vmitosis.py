@@ -20,8 +20,8 @@ from numalab.machine.session import Machine
 from numalab.machine.topology import uniform
 from numalab.measure import numa_pgtables
 from numalab.measure.take import detach as detach_machine
-from vmitosis.provision import boot, parse_shape
 from tests.vm.two_level_guests import debug_files, quiet
+from vmitosis.provision import boot, parse_shape
 from vmitosis.second_level import uptime
 from vmitosis.snapshot2d import Snapshot2D, detach, read_virtual, take
 from vmitosis.twodim import Seen
