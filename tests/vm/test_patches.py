@@ -103,7 +103,8 @@ def test_one_node_with_domains_by_cpu_parity(patched: KernelImage, tmp_path: Pat
     ("group", "append"),
     [
         pytest.param("domains", "numa=off", marks=pytest.mark.patch_set("vmitosis")),
-        pytest.param("numa-mmu", "", marks=pytest.mark.patch_set("vmitosis")),
+        # Threads move every millisecond in guests of an emulated machine: it has crashed and hung (docs/vmitosis.md).
+        pytest.param("numa-mmu", "", marks=[pytest.mark.patch_set("vmitosis"), pytest.mark.slow]),
         pytest.param("ksm-numa", "", marks=pytest.mark.patch_set("nuksm")),
     ],
 )

@@ -230,6 +230,7 @@ def test_with_both_levels_replicated_all_is_local(wide: SecondLevel) -> None:
 
 
 @VMITOSIS
+@pytest.mark.slow  # has crashed the guest once: see "Known faults" in docs/vmitosis.md
 def test_both_levels_follow_a_program_whose_machine_moves(wide: SecondLevel) -> None:
     """All remote-remote, then the second level follows within its promised time, then the guest's tables do."""
     guest, debugfs = wide, debug_files(wide)
@@ -239,6 +240,8 @@ def test_both_levels_follow_a_program_whose_machine_moves(wide: SecondLevel) -> 
     try:
         home = "taskset -c 0 /tmp/gups --size 8M --updates 10G --threads 1 --cpus 0 --huge never"
         running = guest.start(home.split())
+        # A vCPU that sleeps counts for ten periods where it was: this one wakes up, and moves with the other.
+        awake = guest.start(["taskset", "-c", "1", "sh", "-c", "while :; do sleep 1; done"])
         running.wait_mark("ready", 120)
         time.sleep(2)
 
@@ -267,8 +270,9 @@ def test_both_levels_follow_a_program_whose_machine_moves(wide: SecondLevel) -> 
         guest.run(["sh", "-c", f"echo migrate 1 > /proc/{running.pid}/pgtable_repl"], check=True)
         after = seen(1)
         assert after.local_local == after.found
-        running.kill()
-        running.wait(60)
+        for process in (running, awake):
+            process.kill()
+            process.wait(60)
     finally:
         guest.move(0)
         guest.pin(1, [1])

@@ -25,7 +25,7 @@ def rig(patched: KernelImage) -> Iterator[Rig]:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if each.long else name for name, each in SCENARIOS.items()],
+    [pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS],
 )
 def test_a_replicated_guest_survives(rig: Rig, name: str) -> None:
     # What is lost raises; here is only what shows that the scenario was one.
