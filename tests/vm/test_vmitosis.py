@@ -203,6 +203,7 @@ def test_wide_and_visible_with_one_tree_of_each_level(wide: SecondLevel) -> None
 
 
 @VMITOSIS
+@pytest.mark.slow
 def test_with_both_levels_replicated_all_is_local(wide: SecondLevel) -> None:
     guest, debugfs = wide, debug_files(wide)
     debugfs.write("numa_mmu", "replicate")

@@ -20,7 +20,7 @@ from vmitosis.snapshot2d import detach, render, take
 from vmitosis.twodim import Process2D, Seen
 from workloads.build import binaries
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200), pytest.mark.patch_set("vmitosis")]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200), pytest.mark.patch_set("vmitosis"), pytest.mark.slow]
 PAGES = (8 << 20) >> 12
 #: Seconds, of an emulated machine's clock, in which a guest of 192 MiB takes its second-level faults again.
 REFAULTS = 15.0
