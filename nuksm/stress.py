@@ -25,6 +25,7 @@ from numalab.kernel.images import resolve
 from numalab.machine.outcome import GuestFileError, Mark
 from numalab.machine.swap import swap_on
 from numalab.machine.topology import uniform
+from numalab.measure.counters import parse_vmstat
 from numalab.run.policy import NO_BALANCING, Knob, Policy, applied
 from workloads import catalogue
 
@@ -186,8 +187,8 @@ def _has(machine: Any, name: str) -> bool:
 
 
 def _vmstat(machine: Any) -> dict[str, int]:
-    pairs = (line.split() for line in machine.read_file("/proc/vmstat").decode().splitlines())
-    return {name: int(value) for name, value in pairs if name.startswith(("ksm_", "cow_ksm", "pswp", "pgmigrate_"))}
+    counters = parse_vmstat(machine.read_file("/proc/vmstat").decode())
+    return {name: n for name, n in counters.items() if name.startswith(("ksm_", "cow_ksm", "pswp", "pgmigrate_"))}
 
 
 @click.command("stress", context_settings={"help_option_names": ["-h", "--help"]})

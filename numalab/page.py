@@ -1,11 +1,40 @@
-"""Results in a page of the documentation: a section between two marks, which the command that made it replaces."""
+"""What a command has counted: in files, and in a section of a page of the documentation that it replaces."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Protocol
+
+import click
 
 from numalab.errors import UserError
-from numalab.paths import write_atomic
+from numalab.paths import write_atomic, write_json
+
+
+class CostTable(Protocol):
+    """What a command has counted."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+
+    def to_markdown(self) -> str:
+        """The tables as people read them."""
+
+    def summary(self) -> str:
+        """What a page of the documentation shows."""
+
+
+def publish(table: CostTable, name: str, out: Path, page: Path | None) -> None:
+    """Write cost.json and cost.md into the directory `out`, the section `name` into `page`, and print the tables.
+
+    Raises:
+        UserError: see `write_section`.
+    """
+    write_json(out / "cost.json", table.to_json())
+    write_atomic(out / "cost.md", table.to_markdown())
+    if page:
+        write_section(page, name, table.summary())
+    click.echo(table.to_markdown())
 
 
 def write_section(page: Path, name: str, text: str) -> None:

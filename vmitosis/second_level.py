@@ -105,12 +105,15 @@ def parse(text: str) -> Tables:
     return Tables(pages, leaves)
 
 
+def meminfo_kib(machine: Commands, name: str) -> int:
+    """KiB of a line of /proc/meminfo; -1 where the kernel has no such line."""
+    found = re.search(rf"^{name}:\s+(\d+) kB", machine.read_file("/proc/meminfo").decode(), re.MULTILINE)
+    return int(found[1]) if found else -1
+
+
 def page_table_kib(machine: Commands) -> tuple[int, int]:
-    """KiB of page tables of a machine's processes, and of second-level tables of its guests (/proc/meminfo)."""
-    text = machine.read_file("/proc/meminfo").decode()
-    found = [re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE) for name in ("PageTables", "SecPageTables")]
-    first, second = (int(each[1]) if each else -1 for each in found)
-    return first, second
+    """KiB of page tables of a machine's processes, and of second-level tables of its guests."""
+    return meminfo_kib(machine, "PageTables"), meminfo_kib(machine, "SecPageTables")
 
 
 def uptime(machine: Commands) -> float:
@@ -118,15 +121,15 @@ def uptime(machine: Commands) -> float:
     return float(machine.read_file("/proc/uptime").split()[0])
 
 
-def wait_until(what: str, true: Callable[[], bool], timeout: float, *, step: float = 0.5) -> float:
+def wait_until(what: str | Callable[[], str], true: Callable[[], bool], timeout: float, *, step: float = 0.5) -> float:
     """Wait, and return the seconds of wall time it took.
 
     Raises:
-        ExperimentError: it did not come true within `timeout` seconds; says what.
+        ExperimentError: it did not come true within `timeout` seconds; says what, and how it is in the end.
     """
     begun = time.monotonic()
     while not true():
         if time.monotonic() - begun > timeout:
-            raise ExperimentError(f"not within {timeout:.0f} s: {what}")
+            raise ExperimentError(f"not within {timeout:.0f} s: {what if isinstance(what, str) else what()}")
         time.sleep(step)
     return time.monotonic() - begun

@@ -15,20 +15,19 @@ from numalab.cli.main import execute
 from numalab.errors import MissingError
 from numalab.kernel.image import KernelImage
 from numalab.kernel.images import resolve
-from numalab.page import write_section
-from numalab.paths import write_atomic, write_json
-from numalab.run.counting import differences
+from numalab.page import publish
+from numalab.run.counting import FACTS, UNPATCHED, differences
 from numalab.run.kept import Kept
 from numalab.run.policy import Policy
 
-#: A kernel without patches of the same source, configuration and compiler: only the patches differ.
-BASE = "patched:none"
 DEBIAN = "stock"
 
 
 @click.command("cost", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--kernel", default="patched", show_default=True, help="The kernel under test.")
-@click.option("--base", default=BASE, show_default=True, help="What it is compared with: patched:none, patched:common.")
+@click.option(
+    "--base", default=UNPATCHED, show_default=True, help="What it is compared with: patched:none, patched:common."
+)
 @click.option("--debian/--no-debian", default=True, show_default=True, help="Report Debian's own kernel as well.")
 @click.option("--scenario", "names", multiple=True, type=click.Choice(list(SCENARIOS)), help="Default: all of them.")
 @click.option("--size", "sizes", multiple=True, type=click.Choice(list(SIZES)), help="Default: all of them.")
@@ -58,11 +57,7 @@ def command(
     table.differences = differences(table.kernel.provenance, table.base.provenance)
     _count(table, [SCENARIOS[name] for name in names or SCENARIOS], sizes or tuple(SIZES), out)
     table.seconds = time.monotonic() - begun
-    write_json(out / "cost.json", table.to_json())
-    write_atomic(out / "cost.md", table.to_markdown())
-    if page:
-        write_section(page, "mitosis.cost", table.summary())
-    click.echo(table.to_markdown())
+    publish(table, "mitosis.cost", out, page)
     click.echo(f"results in {out}; {table.seconds:.0f} s", err=True)
     for scenario, row in table.exceeded:
         click.echo(
@@ -85,7 +80,7 @@ def _count(table: Table, scenarios: list[Scenario], sizes: tuple[str, ...], out:
         place = out / "logs" / f"{role}-{policy.name}-{touchers}"
         repeats = {size: SIZES[size] for size in sizes}
         found, facts = counts_on(kernel, policy, touchers, repeats, log_dir=place, kept=kept, say=_say)
-        table.machine = {key: facts[key] for key in ("qemu_version", "cmdline", "topology")}
+        table.machine = {key: facts[key] for key in FACTS}
         table.complaints += [f"{kernel.name}, {policy.name}: {line}" for line in facts["complaints"]]
         return by_key(found)
 

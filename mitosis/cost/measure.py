@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +12,13 @@ from numalab.errors import MissingError, nearest
 from numalab.kernel.image import KernelImage
 from numalab.machine.topology import uniform
 from numalab.run import system
-from numalab.run.counting import STEADY
+from numalab.run.counting import FACTS, STEADY, depends_on
 from numalab.run.kept import Kept
 from numalab.run.policy import Policy, applied
 
 #: Four nodes of one CPU. A region of 512M fits into one node's memory with room to spare, so that no operation meets
 #: a full node and what the kernel does about it.
 TOPOLOGY = uniform(4, 1, "1G")
-#: What is told of a machine beside the counts.
-FACTS = ("qemu_version", "cmdline", "topology")
 #: Seconds of wall time one run of memops may take; with 512M it is half a minute when the host has nothing else to do.
 TIMEOUT = 1800.0
 
@@ -77,7 +74,8 @@ def counts_on(
         for mapping in MAPPINGS
     ]
     files = {f"/bin/{name}": path for name, path in binaries().items()}
-    under = _under(kernel, policy, files["/bin/memops"])
+    knobs = (*STEADY, *policy.knobs)
+    under = {**depends_on(kernel, TOPOLOGY, knobs, memops=files["/bin/memops"]), "policy": policy.name}
 
     def key(params: Mapping[str, Any]) -> dict[str, Any]:
         return {**under, "argv": [*policy.wrap, *memops.argv(params)]}
@@ -86,7 +84,7 @@ def counts_on(
     if None in runs:
         with Machine(kernel, TOPOLOGY, count_instructions=True, extra_files=files, log_dir=log_dir) as machine:
             facts = machine.facts()
-            with applied(machine, replace(policy, knobs=(*STEADY, *policy.knobs))):
+            with applied(machine, replace(policy, knobs=knobs)):
                 for at, params in enumerate(wanted):
                     if runs[at]:
                         continue
@@ -109,17 +107,6 @@ def _counted(kept: Mapping[str, Any] | None) -> tuple[list[Count], dict[str, Any
         return None if kept is None else ([Count(**each) for each in kept["counts"]], dict(kept["facts"]))
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def _under(kernel: KernelImage, policy: Policy, program: Path) -> dict[str, Any]:
-    """What a count depends on beside the arguments of memops; not QEMU's version (docs/instructions.md)."""
-    return {
-        "kernel": kernel.build_id or str(kernel.path),
-        "policy": policy.name,
-        "knobs": [[knob.path, knob.value] for knob in (*STEADY, *policy.knobs)],
-        "topology": TOPOLOGY.to_json(),
-        "memops": hashlib.sha256(program.read_bytes()).hexdigest(),
-    }
 
 
 def counts_in(values: Mapping[str, float | None], size: str, mapping: str) -> list[Count]:

@@ -14,13 +14,10 @@ from numalab.cli.main import execute
 from numalab.errors import MissingError
 from numalab.kernel.image import KernelImage
 from numalab.kernel.images import resolve
-from numalab.page import write_section
-from numalab.paths import write_atomic, write_json
-from numalab.run.counting import differences
+from numalab.page import publish
+from numalab.run.counting import FACTS, UNPATCHED, differences
 from numalab.run.kept import Kept
 
-#: The same source, configuration and compiler without the patches.
-BASE = "patched:none"
 SIZES = ("32M", "128M")
 THREADS = (1, 2, 4)
 PASSES = 5
@@ -28,7 +25,7 @@ PASSES = 5
 
 @click.command("cost", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--kernel", default="patched", show_default=True, help="The kernel under test.")
-@click.option("--base", default=BASE, show_default=True, help="What it is compared with.")
+@click.option("--base", default=UNPATCHED, show_default=True, help="What it is compared with.")
 @click.option("--size", "sizes", multiple=True, help=f"Of each of the two processes. Default: {', '.join(SIZES)}.")
 @click.option("--content", "contents", multiple=True, type=click.Choice(list(CONTENTS)), help="Default: both.")
 @click.option("--threads", "threads", multiple=True, type=click.IntRange(1, 64), help="Default: 1, 2 and 4.")
@@ -62,7 +59,7 @@ def command(
     def counted(role: str, image: KernelImage, size: str, content: str, number: int) -> list[Pass]:
         place = out / "logs" / f"{role}-{size}-{content}-{number}"
         found, facts = passes_on(image, size, content, number, passes, log_dir=place, kept=kept, say=_say)
-        table.machine = {key: facts[key] for key in ("qemu_version", "cmdline", "topology")}
+        table.machine = {key: facts[key] for key in FACTS}
         table.complaints += [f"{image.name}, {size} {content}: {line}" for line in facts["complaints"]]
         return found
 
@@ -78,11 +75,7 @@ def command(
                 its = counted("base", table.base, size, content, 1) if number == 1 else []
                 table.cases.append(Case(size, content, number, mine, its))
     table.seconds = time.monotonic() - begun
-    write_json(out / "cost.json", table.to_json())
-    write_atomic(out / "cost.md", table.to_markdown())
-    if page:
-        write_section(page, "nuksm.cost", table.summary())
-    click.echo(table.to_markdown())
+    publish(table, "nuksm.cost", out, page)
     click.echo(f"results in {out}; {table.seconds:.0f} s", err=True)
     if table.broken:
         return 1

@@ -11,7 +11,6 @@ another's instructions in it; how long K of them would take on K CPUs is what th
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from numalab.errors import ExperimentError
 from numalab.kernel.image import KernelImage
 from numalab.machine.outcome import GuestFileError, Mark
 from numalab.machine.topology import uniform
-from numalab.run.counting import STEADY
+from numalab.run.counting import FACTS, STEADY, depends_on
 from numalab.run.instances import Instance, Instances, place
 from numalab.run.kept import Kept
 from numalab.run.policy import NONE, Knob, Policy, applied
@@ -33,8 +32,6 @@ from numalab.run.together import Together
 #: Four nodes of one CPU; memory is by first touch on two of them.
 TOPOLOGY = uniform(4, 1, "1G")
 NODES = (0, 1)
-#: What is told of a machine beside the counts.
-FACTS = ("qemu_version", "cmdline", "topology", "complaints")
 #: All threads that scan run here.
 SCAN_CPU = 3
 #: How often everything is taken apart and scanned anew. Two rounds differ by what interrupts add, 2 % of a small pass.
@@ -109,11 +106,8 @@ def passes_on(
     setting = replace(setting, knobs=(*setting.knobs, *(policy.knobs if policy else ())))
     files = {"/bin/samepage": binaries()["samepage"]}
     what = {
-        "kernel": kernel.build_id or str(kernel.path),
-        "knobs": [[knob.path, knob.value] for knob in setting.knobs],
-        "topology": TOPOLOGY.to_json(),
+        **depends_on(kernel, TOPOLOGY, setting.knobs, samepage=files["/bin/samepage"]),
         "commands": [one.command for one in placed],
-        "samepage": hashlib.sha256(files["/bin/samepage"].read_bytes()).hexdigest(),
         "passes": passes,
         "rounds": ROUNDS,
     }
@@ -126,8 +120,7 @@ def passes_on(
             name, done = together.worst()
             if not done.ok:
                 raise ExperimentError(f"{name}: {done}: {done.stderr.decode(errors='replace').strip()}")
-        facts["complaints"] = machine.complaints
-    told = {name: facts[name] for name in FACTS}
+        told = {name: facts[name] for name in FACTS} | {"complaints": machine.complaints}
     kept.put(what, {"passes": [each.to_json() for each in found], "facts": told})
     return found, told
 

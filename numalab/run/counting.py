@@ -1,11 +1,20 @@
-"""Counting instructions of two kernels: what keeps a machine steady, and whether a ratio is one of the patches."""
+"""Counting instructions of two kernels: a steady machine, what a count depends on, whether a ratio says anything."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from numalab.kernel.image import KernelImage
+from numalab.machine.topology import Topology
 from numalab.run.policy import NO_BALANCING, Knob
+
+#: A kernel without patches of the same source, configuration and compiler: only the patches differ.
+UNPATCHED = "patched:none"
+#: What is told of a machine beside the counts.
+FACTS = ("qemu_version", "cmdline", "topology")
 
 #: Set under every policy. NUMA balancing has faults of its own. The kernel sizes each CPU's list of free pages by what
 #: it has seen lately: a fixed size of it. And what munmap frees after an RCU grace period (page tables, nodes of the
@@ -18,6 +27,16 @@ STEADY = (
     Knob("/sys/module/rcutree/parameters/jiffies_till_first_fqs", "125"),
     Knob("/proc/sys/kernel/randomize_va_space", "0"),
 )
+
+
+def depends_on(kernel: KernelImage, topology: Topology, knobs: Iterable[Knob], **programs: Path) -> dict[str, Any]:
+    """What a count depends on beside what is run; `programs` by name. Not QEMU's version (docs/instructions.md)."""
+    return {
+        "kernel": kernel.build_id or str(kernel.path),
+        "topology": topology.to_json(),
+        "knobs": [[knob.path, knob.value] for knob in knobs],
+        **{name: hashlib.sha256(program.read_bytes()).hexdigest() for name, program in programs.items()},
+    }
 
 
 def differences(kernel: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:

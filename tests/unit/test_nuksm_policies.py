@@ -24,6 +24,7 @@ from numalab.run.policy import Policy, applied
 from numalab.run.spec import Experiment
 from numalab.run.system import find_experiment
 from numalab.units import parse_size
+from tests.nuksm_files import NUKSM_FILES
 
 LAB = replace(default_lab(download=False), host_memory=lambda: 16 << 30)
 EXPERIMENTS = sorted(SYSTEM.experiments())
@@ -38,18 +39,6 @@ STOCK_FILES = {
     "smart_scan": "1",
     "pages_to_scan": "100",
     "sleep_millisecs": "20",
-}
-#: What the patch set adds, as it boots.
-NUKSM_FILES = {
-    "numa_policy": "[none] fair priority strict",
-    "numa_nodes": "0-3",
-    "numa_max_copies": "1",
-    "numa_copies_percent": "10",
-    "numa_hysteresis": "50",
-    "numa_migrate_rate": "4096",
-    "numa_sample_millisecs": "1000",
-    "numa_force_node": "-1",
-    "scan_threads": "1",
 }
 
 

@@ -33,6 +33,7 @@ from numalab.run.instances import Instance, Instances, place
 from numalab.run.kept import Kept
 from numalab.run.policy import Policy, applied
 from numalab.run.together import Together
+from tests.nuksm_files import NUKSM_FILES
 from workloads import catalogue
 
 pytestmark = pytest.mark.vm
@@ -245,18 +246,7 @@ def test_debians_kernel_refuses_what_it_does_not_have(debian: Machine, policy: P
 # The patch set.
 
 
-DEFAULTS = {
-    "numa_policy": "[none] fair priority strict",
-    "numa_nodes": "0-3",
-    "numa_max_copies": "1",
-    "numa_copies_percent": "10",
-    "numa_hysteresis": "50",
-    "numa_migrate_rate": "4096",
-    "numa_sample_millisecs": "1000",
-    "numa_force_node": "-1",
-    "numa_cgroup_weight": "0",
-    "scan_threads": "1",
-}
+DEFAULTS = {**NUKSM_FILES, "numa_cgroup_weight": "0"}
 
 
 @NUKSM

@@ -29,7 +29,7 @@ def rig(patched: KernelImage) -> Iterator[Rig]:
 )
 def test_a_replicated_guest_survives(rig: Rig, name: str) -> None:
     # What is lost raises; here is only what shows that the scenario was one.
-    facts = SCENARIOS[name].run(rig)
+    facts = SCENARIOS[name](rig)
     assert facts
     for key in ("compared_bytes", "checked_since", "pages_merged", "collapsed", "bytes_taken"):
         assert facts.get(key, 1) > 0

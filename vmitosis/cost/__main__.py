@@ -10,20 +10,16 @@ from numalab.cli.main import execute
 from numalab.errors import ExperimentError
 from numalab.kernel.image import KernelImage
 from numalab.kernel.images import resolve
-from numalab.page import write_section
-from numalab.paths import write_atomic, write_json
-from numalab.run.counting import differences
+from numalab.page import publish
+from numalab.run.counting import UNPATCHED, differences
 from vmitosis.cost import follow
 from vmitosis.cost.measure import MODES, count, machine_for
 from vmitosis.cost.table import Table
 
-#: A kernel without patches of the same source, configuration and compiler: only the patches differ.
-BASE = "patched:none"
-
 
 @click.command("cost", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--kernel", default="patched", show_default=True, help="The kernel under test.")
-@click.option("--base", default=BASE, show_default=True, help="What it is compared with; none: with nothing.")
+@click.option("--base", default=UNPATCHED, show_default=True, help="What it is compared with; none: with nothing.")
 @click.option(
     "--instructions/--no-instructions", default=True, show_default=True, help="Count faults and instructions."
 )
@@ -56,11 +52,7 @@ def command(kernel: str, base: str, instructions: bool, follows: bool, out: Path
     if follows:
         _say("a guest that moves")
         table.followed = follow.measure(image)
-    write_json(out / "cost.json", table.to_json())
-    write_atomic(out / "cost.md", table.to_markdown() + "\n")
-    if page:
-        write_section(page, "vmitosis.cost", table.to_markdown())
-    click.echo(table.to_markdown())
+    publish(table, "vmitosis.cost", out, page)
     for text in table.exceeded:
         click.echo(f"exceeded: {text}", err=True)
     return 1 if table.exceeded or table.missing else 0

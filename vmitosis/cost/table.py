@@ -107,7 +107,11 @@ class Table:
                 "emulated machine's clock: how long refaults take says nothing of hardware."
             )
             lines += ["", *wrap(told, 118)]
-        return "\n".join(lines)
+        return "\n".join(lines) + "\n"
+
+    def summary(self) -> str:
+        """For a page of the documentation: all of it."""
+        return self.to_markdown()
 
 
 def _instructions(run: Counted, what: str) -> float | None:

@@ -82,7 +82,7 @@ class Rig:
         files = self.debug(guest)
         wanted = (0, 1) if self.mode == "replicate" else (None,) if self.mode == "off" else ()
         wait_until(
-            f"trees for {wanted}: {files.tables().roots}",
+            lambda: f"trees for {wanted}: {files.tables().roots}",
             lambda: not wanted or files.tables().roots == wanted,
             60,
         )

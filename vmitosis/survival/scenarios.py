@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from numalab.errors import ExperimentError
 from numalab.machine.second import SecondLevel
-from vmitosis.second_level import page_table_kib, wait_until
+from vmitosis.second_level import meminfo_kib, page_table_kib, wait_until
 from vmitosis.survival.keeper import ADVISE, Keeper
 from vmitosis.survival.migrations import Facts, live_migration, live_migration_all_trees, snapshot_restore
 from vmitosis.survival.rig import Rig
@@ -56,7 +54,7 @@ def memory_hotplug(rig: Rig) -> Facts:
     )
     # Movable, so that it can be taken away again.
     with rig.guest(qemu_args=plugs, append="memhp_default_state=online_movable") as guest, rig.kept(guest) as keeper:
-        before = _memory_kib(guest)
+        before = meminfo_kib(guest, "MemTotal")
 
         def resized(size: int) -> None:
             guest.qmp.execute("qom-set", path="/machine/peripheral/plugged", property="requested-size", value=size)
@@ -64,7 +62,7 @@ def memory_hotplug(rig: Rig) -> Facts:
 
         with rig.bouncing(guest):
             resized(2 * more)
-        with_more = _memory_kib(guest)
+        with_more = meminfo_kib(guest, "MemTotal")
         second = Keeper(guest, live=2 * (more >> 20), same=0, name="more")
         dimm: Facts = {"qom-type": "memory-backend-memfd", "id": "dimm", "size": 2 * more}
         guest.qmp.execute("object-add", **dimm)
@@ -76,17 +74,16 @@ def memory_hotplug(rig: Rig) -> Facts:
             resized(0)
             keeper.rounds(1)
         slots = [each["data"]["id"] for each in guest.qmp.execute("query-memory-devices")]
-        return {"kib_before": before, "kib_with_more": with_more, "kib_after": _memory_kib(guest), "devices": slots}
+        return {
+            "kib_before": before,
+            "kib_with_more": with_more,
+            "kib_after": meminfo_kib(guest, "MemTotal"),
+            "devices": slots,
+        }
 
 
 def _plugged(guest: SecondLevel) -> int:
     return int(guest.qmp.execute("qom-get", path="/machine/peripheral/plugged", property="size"))
-
-
-def _memory_kib(guest: SecondLevel) -> int:
-    found = re.search(r"^MemTotal:\s+(\d+) kB", guest.read_file("/proc/meminfo").decode(), re.MULTILINE)
-    assert found
-    return int(found[1])
 
 
 def balloon(rig: Rig) -> Facts:
@@ -198,38 +195,21 @@ def _none_left(rig: Rig) -> None:
     def left() -> str:
         listed = rig.machine.run(["ls", "/sys/kernel/debug/kvm"]).stdout.decode().split()
         guests = [name for name in listed if re.match(r"\d+-\d+$", name)]
-        kib = page_table_kib(rig.machine)[1]
+        kib = meminfo_kib(rig.machine, "SecPageTables")
         return f"{guests}, {kib} KiB of second-level tables" if guests or kib else ""
 
     # A VM goes when the last file that refers to it does, which is some time after its process.
-    begun = time.monotonic()
-    while said := left():
-        if time.monotonic() - begun > 60:
-            raise ExperimentError(f"KVM has not given back: {said}")
-        time.sleep(0.5)
+    wait_until(lambda: f"KVM has given everything back: {left()}", lambda: not left(), 60)
 
 
-@dataclass(frozen=True)
-class Scenario:
-    """A scenario; `long` ones are for `make test-full`."""
-
-    run: Callable[[Rig], Facts]
-    long: bool = False
-
-    @property
-    def summary(self) -> str:
-        """What happens, in a line."""
-        return (self.run.__doc__ or "").strip()
-
-
-SCENARIOS: Mapping[str, Scenario] = {
-    "live-migration": Scenario(live_migration, long=True),
-    "live-migration-all-trees": Scenario(live_migration_all_trees, long=True),
-    "snapshot-restore": Scenario(snapshot_restore, long=True),
-    "cpu-hotplug": Scenario(cpu_hotplug),
-    "memory-hotplug": Scenario(memory_hotplug, long=True),
-    "balloon": Scenario(balloon, long=True),
-    "ksm": Scenario(ksm),
-    "collapse": Scenario(collapse),
-    "kill": Scenario(killed),
+SCENARIOS: Mapping[str, Callable[[Rig], Facts]] = {
+    "live-migration": live_migration,
+    "live-migration-all-trees": live_migration_all_trees,
+    "snapshot-restore": snapshot_restore,
+    "cpu-hotplug": cpu_hotplug,
+    "memory-hotplug": memory_hotplug,
+    "balloon": balloon,
+    "ksm": ksm,
+    "collapse": collapse,
+    "kill": killed,
 }

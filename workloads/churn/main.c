@@ -21,19 +21,12 @@
 #include "../common/marks.h"
 #include "../common/result.h"
 #include "../common/setup.h"
+#include "../common/stop.h"
 #include "../common/team.h"
 #include "worker.h"
 
 /* Microseconds between two looks of the parent at its processes. */
 #define LOOK_US 20000
-
-static volatile sig_atomic_t signalled;
-
-static void on_signal(int number)
-{
-	(void)number;
-	signalled = 1;
-}
 
 static void start(struct churn *churn, unsigned int number)
 {
@@ -162,12 +155,10 @@ int main(int argc, char **argv)
 		  0, 3600000, false },
 		{ 0 },
 	};
-	struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
 	struct result result;
 	struct phase phase;
 
-	sigaction(SIGTERM, &action, NULL);
-	sigaction(SIGINT, &action, NULL);
+	stop_by_signals();
 	setup_parse(&churn.setup, SETUP_REGION, argc, argv, "churn",
 		    "Processes that change equal memory in six ways at once, and check it all the time.", rows);
 	if (churn.setup.threads != 1)
@@ -184,7 +175,7 @@ int main(int argc, char **argv)
 	last_quiet = phase.began;
 	for (unsigned int number = 0; number < churn.processes; number++)
 		start(&churn, number);
-	while (!signalled && clock_seconds(phase.began, clock_ns()) < seconds) {
+	while (!stop_signalled() && clock_seconds(phase.began, clock_ns()) < seconds) {
 		usleep(LOOK_US);
 		restart(&churn);
 		if (quiet && clock_seconds(last_quiet, clock_ns()) >= quiet) {
@@ -213,6 +204,6 @@ int main(int argc, char **argv)
 	result_count(&result, "checked_pages", total_checks(&churn));
 	result_print(&result, "%u processes of %" PRIu64 " MiB in %.3f s, %" PRIu64 " pages checked, all right%s",
 		     churn.processes, size >> 20, phase.seconds, total_checks(&churn),
-		     signalled ? " (ended by a signal)" : "");
+		     stop_signalled() ? " (ended by a signal)" : "");
 	return 0;
 }

@@ -5,7 +5,6 @@
 #define _GNU_SOURCE
 #include <inttypes.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <time.h>
 #include <unistd.h>
@@ -16,6 +15,7 @@
 #include "../common/marks.h"
 #include "../common/result.h"
 #include "../common/setup.h"
+#include "../common/stop.h"
 #include "../common/team.h"
 #include "../common/watch.h"
 #include "move.h"
@@ -39,14 +39,6 @@ struct samepage {
 	uint64_t errors;
 };
 
-static volatile sig_atomic_t signalled;
-
-static void on_signal(int number)
-{
-	(void)number;
-	signalled = 1;
-}
-
 static void fill(void *context, unsigned int thread, unsigned int threads)
 {
 	struct samepage *samepage = context;
@@ -58,7 +50,7 @@ static void fill(void *context, unsigned int thread, unsigned int threads)
 /* Passes end the phase where there are passes: else a machine without KSM would never be done. */
 static bool is_over(const struct samepage *samepage)
 {
-	if (signalled)
+	if (stop_signalled())
 		return true;
 	if (samepage->forever)
 		return false;
@@ -205,7 +197,6 @@ int main(int argc, char **argv)
 		  "a line on progress and placement each so many seconds (default: none)", 0, 0, false },
 		{ 0 },
 	};
-	struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
 	struct pages *pages = &samepage.pages;
 	struct setup setup;
 	struct result result;
@@ -215,8 +206,7 @@ int main(int argc, char **argv)
 	uint64_t reads;
 	enum { PASSES_ROW = 4, SECONDS_ROW = 5, MOVE_TO_ROW = 6 };
 
-	sigaction(SIGTERM, &action, NULL);
-	sigaction(SIGINT, &action, NULL);
+	stop_by_signals();
 	setup_parse(&setup, SETUP_REGION, argc, argv, "samepage",
 		    "Random reads of memory that is equal in every process that runs this, for KSM to merge.", rows);
 	if (samepage.forever && (rows[PASSES_ROW].given || rows[SECONDS_ROW].given))
@@ -276,7 +266,7 @@ int main(int argc, char **argv)
 	result_print(&result, "%" PRIu64 " reads of %" PRIu64 " MiB, %" PRIu64 " of %" PRIu64
 			      " pages the same everywhere, in %.3f s%s, %" PRIu64 " wrong values",
 		     reads, size >> 20, pages->same, pages->count, phase.seconds,
-		     signalled ? " (ended by a signal)" : "", samepage.errors);
+		     stop_signalled() ? " (ended by a signal)" : "", samepage.errors);
 	if (samepage.errors)
 		fail("%" PRIu64 " values are wrong", samepage.errors);
 	return 0;

@@ -1,7 +1,6 @@
 /* STREAM: memory bandwidth, and, on the memory of a chosen node, interference for another program. */
 #include <inttypes.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -10,6 +9,7 @@
 #include "../common/marks.h"
 #include "../common/result.h"
 #include "../common/setup.h"
+#include "../common/stop.h"
 #include "../common/team.h"
 #include "kernels.h"
 
@@ -25,14 +25,6 @@ struct stream {
 	uint64_t errors;
 };
 
-static volatile sig_atomic_t signalled;
-
-static void on_signal(int number)
-{
-	(void)number;
-	signalled = 1;
-}
-
 static void fill(void *context, unsigned int thread, unsigned int threads)
 {
 	struct stream *stream = context;
@@ -44,7 +36,7 @@ static void fill(void *context, unsigned int thread, unsigned int threads)
 /* Whole rounds only, so that the result can be checked whenever it ends. */
 static bool is_over(const struct stream *stream)
 {
-	if (signalled)
+	if (stop_signalled())
 		return true;
 	if (stream->most_iterations && stream->iterations >= stream->most_iterations)
 		return true;
@@ -119,16 +111,14 @@ int main(int argc, char **argv)
 		  false },
 		{ 0 },
 	};
-	struct sigaction action = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
 	struct setup setup;
 	struct result result;
 	struct phase phase;
 	double init_seconds;
 	double *region;
 
-	/* In place before anything else: a signal at any moment ends the run with a result. */
-	sigaction(SIGTERM, &action, NULL);
-	sigaction(SIGINT, &action, NULL);
+	/* Before anything else. */
+	stop_by_signals();
 	setup_parse(&setup, SETUP_REGION, argc, argv, "stream",
 		    "Memory bandwidth by copy, scale, add and triad (STREAM); interference on a node.", rows);
 	if (forever && (rows[ITERATIONS_ROW].given || rows[SECONDS_ROW].given))
@@ -166,7 +156,7 @@ int main(int argc, char **argv)
 	phase_report(&phase, init_seconds, &result);
 	region_report(region, size, &result);
 	result_print(&result, "%" PRIu64 " rounds over %" PRIu64 " MiB in %.3f s%s, %" PRIu64 " wrong values",
-		     stream.iterations, size >> 20, phase.seconds, signalled ? " (ended by a signal)" : "",
+		     stream.iterations, size >> 20, phase.seconds, stop_signalled() ? " (ended by a signal)" : "",
 		     stream.errors);
 	if (stream.errors)
 		fail("%" PRIu64 " values are wrong", stream.errors);
