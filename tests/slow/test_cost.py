@@ -7,15 +7,16 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from mitosis.cost.__main__ import BASE, command
+from mitosis.cost.__main__ import command
 from numalab.kernel.images import resolve
 from numalab.paths import ROOT
+from numalab.run.counting import UNPATCHED
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 
 
 def test_no_bound_is_exceeded() -> None:
-    for name in ("patched", BASE):
+    for name in ("patched", UNPATCHED):
         resolve(name, build=True)
     out = ROOT / "results" / "cost"
     done = CliRunner().invoke(command, ["--out", str(out)], standalone_mode=False, catch_exceptions=False)
