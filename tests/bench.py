@@ -111,7 +111,8 @@ def main() -> int:
         ("numalab --help", "second", lambda: repeat(lambda: command_seconds("--help")), Promise(0.2)),
         ("numalab run, all cells done", "second", lambda: cached_run(n), Promise(1.0)),
     ]
-    benchmarks, broken = [], 0
+    benchmarks: list[pyperf.Benchmark] = []
+    broken = 0
     for name, unit, measure, promise in cases:
         values = measure()
         metadata = {"name": name, "unit": unit, "promise": promise.bound, "description": "wall time of the laboratory"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -244,6 +244,9 @@ class FakeMachine:
     def run(self, argv: Sequence[str], *, timeout: float | None = None) -> Completed:
         knobs = b"".join(b"%s:%s" % (path.encode(), text) for path, text in self.files.items() if "/vm/" in path)
         return Completed(list(argv), 0, None, knobs, b"")
+
+    def at_mark(self, name: str, action: Callable[[int], None]) -> AbstractContextManager[None]:
+        raise AssertionError(f"no policy of the fake laboratory waits for a mark, and one waits for {name!r}")
 
     def start(self, argv: Sequence[str], *, on_mark: Any = None, **_: Any) -> FakeProcess:
         self.world.log.append(" ".join(argv))

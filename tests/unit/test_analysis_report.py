@@ -60,8 +60,8 @@ class Page(HTMLParser):
             value = values.get(name)
             if value is not None:
                 (self.links if value.startswith("#") else self.fetched).append(value)
-        if "url(" in (values.get("style") or "") + (values.get("clip-path") or ""):
-            self.links += re.findall(r"url\((#[^)]+)\)", values.get("style", "") + (values.get("clip-path") or ""))
+        drawn = (values.get("style") or "") + (values.get("clip-path") or "")
+        self.links += re.findall(r"url\((#[^)]+)\)", drawn)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
@@ -76,8 +76,8 @@ class Page(HTMLParser):
         self.text[where] = self.text.get(where, "") + data
 
 
-def page(directory: Path, results: list[synthetic.Json], **more: object) -> tuple[Page, str]:
-    path, _ = report.write(synthetic.write(directory, results, **more))
+def page(directory: Path, results: list[synthetic.Json]) -> tuple[Page, str]:
+    path, _ = report.write(synthetic.write(directory, results))
     text = path.read_text()
     return Page(text), text
 
@@ -179,7 +179,9 @@ def test_published_values_stand_beside_ours(emulated: tuple[Page, str]) -> None:
 def test_light_dark_phone_and_print(emulated: tuple[Page, str]) -> None:
     for words in ("prefers-color-scheme: dark", "@media print", 'name="viewport"', "currentColor"):
         assert words in emulated[1]
-    assert style.INK not in re.search(r"<svg.*</svg>", emulated[1], re.DOTALL)[0]
+    drawings = re.search(r"<svg.*</svg>", emulated[1], re.DOTALL)
+    assert drawings
+    assert style.INK not in drawings[0]
 
 
 def test_hardware_results_are_compared_and_drawn(tmp_path: Path) -> None:
@@ -198,8 +200,12 @@ def test_hardware_results_are_compared_and_drawn(tmp_path: Path) -> None:
 
 
 def test_two_kernels_stand_side_by_side(tmp_path: Path) -> None:
-    more = {"policies": ("first-touch", "interleave"), "workloads": ("gups",)}
-    results = [r for kernel in ("stock", "patched") for r in synthetic.many(synthetic.emulated, kernel=kernel, **more)]
+    policies = ("first-touch", "interleave")
+    results = [
+        each
+        for kernel in ("stock", "patched")
+        for each in synthetic.many(synthetic.emulated, policies=policies, workloads=("gups",), kernel=kernel)
+    ]
     found, text = page(tmp_path / "run", results)
     assert "By policy: against first-touch" in text and "By kernel: against stock" in text
     drawing = re.search(r"<svg.*?</svg>", text, re.DOTALL)
@@ -275,7 +281,7 @@ def test_json_lists_stand_on_one_line_and_strings_are_left_alone() -> None:
 # Plots.
 
 
-def group(pages: object, remote: object, **more: object) -> Group:
+def group(pages: object, remote: object) -> Group:
     counts, shares = np.asarray(pages), np.asarray(remote, dtype=float)
     nodes = tuple(range(counts.shape[-1]))
     members = [
@@ -297,7 +303,7 @@ def group(pages: object, remote: object, **more: object) -> Group:
         )
         for each, share in zip(counts, shares, strict=True)
     ]
-    return Group({"policy": "p", "workload": "w", "kernel": "k", "topology": "t", **more}, "ready", tuple(members))
+    return Group({"policy": "p", "workload": "w", "kernel": "k", "topology": "t"}, "ready", tuple(members))
 
 
 def texts(svg: str) -> list[str]:
@@ -368,10 +374,12 @@ def test_colours_are_told_apart_without_red_and_green() -> None:
 
 def test_tables_are_rectangular_and_marked(tmp_path: Path) -> None:
     data = dataset.load(synthetic.write(tmp_path / "run", synthetic.many(synthetic.emulated)))
-    made = [*summary.terminal_tables(data), tables.wall_time_table(data)]
+    wall_time = tables.wall_time_table(data)
+    assert wall_time is not None
+    made = [*summary.terminal_tables(data), wall_time]
     assert len(made) == 5
     for table in made:
-        assert table is not None and {len(row) for row in table.rows} == {len(table.columns)}
+        assert {len(row) for row in table.rows} == {len(table.columns)}
     assert "counted in emulation, n = 3" in made[0].title
     interleave = [row for row in made[0].rows if row[1] == "remote share"][2]
     assert interleave[2:6] == ["75.0%"] * 4

@@ -45,7 +45,7 @@ def test_identical_samples_never_differ(values: list[float]) -> None:
 
 @pytest.mark.parametrize("n", [4, 6, 12])
 @pytest.mark.parametrize("centre", ["median", "mean"])
-def test_interval_contains_the_true_ratio(n: int, centre: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interval_contains_the_true_ratio(n: int, centre: statistics.Centre, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 120 simulated experiments with a true ratio of 1.3, at least 90 % of the intervals contain it."""
     monkeypatch.setattr(statistics, "RESAMPLES", 499)
     rng = np.random.default_rng(n)
@@ -148,6 +148,7 @@ def test_noise_floor_is_what_the_placebo_cannot_exclude() -> None:
     placebo = compared(rng.normal(100, 3, 12), rng.normal(100, 3, 12))
     floor = comparison.floor_of(placebo)
     assert floor is not None and floor.factor is not None
+    assert placebo.ratio.low is not None and placebo.ratio.high is not None
     assert floor.factor == pytest.approx(max(placebo.ratio.high, 1 / placebo.ratio.low))
     assert comparison.floor_of(compared([1.0], [1.0])) is None
 
@@ -210,7 +211,9 @@ def test_effect_sizes_turn_with_the_sides(a: list[float], b: list[float]) -> Non
     delta = statistics.cliffs_delta(x, y)
     assert delta is not None and -1 <= delta <= 1
     assert statistics.cliffs_delta(y, x) == pytest.approx(-delta)
-    assert statistics.hodges_lehmann(y, x) == pytest.approx(-statistics.hodges_lehmann(x, y))
+    shift = statistics.hodges_lehmann(x, y)
+    assert shift is not None
+    assert statistics.hodges_lehmann(y, x) == pytest.approx(-shift)
 
 
 def test_geometric_mean_of_ratios() -> None:

@@ -77,7 +77,7 @@ def test_it_stands_still_now_and_then(churn: Path) -> None:
     with marked(churn, *SMALL, "--seconds", "1", "--quiet", "0.2", "--ways", "merge,fork") as one:
         one.run_to("ready")
         one.answer()
-        marks = []
+        marks: list[str] = []
         while not marks or marks[-1] != "done":
             marks.append(one.next_mark())
             for pid in processes_of(one):

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 
 from numalab.cli import main as cli
@@ -33,7 +34,7 @@ def test_help_lists_every_verb_and_imports_none_of_them() -> None:
 
 @pytest.mark.parametrize("verb", list(cli.VERBS))
 def test_every_verb_has_help(verb: str) -> None:
-    command = cli.cli.get_command(cli.click.Context(cli.cli), verb)
+    command = cli.cli.get_command(click.Context(cli.cli), verb)
     assert command is not None
     assert command.help or command.short_help
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def test_a_refusal_says_which_rule_it_was(
     def refused(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(doctor.os, "open", refused)
+    monkeypatch.setattr(os, "open", refused)
     if scope:
         (tmp_path / "scope").write_text(scope)
     found = doctor.ptrace(tmp_path / "scope")

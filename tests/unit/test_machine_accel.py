@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def test_kvm_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_no_right_to_use_kvm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "kvm").touch()
     monkeypatch.setattr(accel, "_KVM", tmp_path / "kvm")
-    monkeypatch.setattr(accel.os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(MissingError, match="group kvm"):
         accel.choose("kvm")
 
@@ -81,10 +82,15 @@ def test_a_kvm_that_opens_but_does_not_boot(monkeypatch: pytest.MonkeyPatch, tmp
     """The verdict is remembered: the second question does not probe again."""
     (tmp_path / "kvm").touch()
     monkeypatch.setattr(accel, "_KVM", tmp_path / "kvm")
-    monkeypatch.setattr(accel.os, "access", lambda *_: True)
+    monkeypatch.setattr(os, "access", lambda *_: True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    asked = []
-    monkeypatch.setattr(accel, "_probe", lambda: asked.append(1) or "a probe boot failed: x")
+    asked: list[int] = []
+
+    def probe() -> str:
+        asked.append(1)
+        return "a probe boot failed: x"
+
+    monkeypatch.setattr(accel, "_probe", probe)
     assert (accel.choose("auto"), accel.choose("auto")) == ("tcg", "tcg")
     assert asked == [1]
 

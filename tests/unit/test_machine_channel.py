@@ -101,7 +101,7 @@ def test_taps_see_output_as_it_comes(pair: tuple[ch.Channel, socket.socket]) -> 
     assert seen == [(ch.STDERR, b"e"), (ch.STDOUT, b"o")]
 
 
-WORDS = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), max_size=20)
+WORDS = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=20)
 
 
 @given(st.lists(WORDS, min_size=1), st.dictionaries(WORDS.filter(lambda w: w and "=" not in w), WORDS))

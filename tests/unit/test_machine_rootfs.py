@@ -16,7 +16,8 @@ from numalab.machine import rootfs
 
 def parse(archive: bytes) -> dict[str, tuple[int, bytes]]:
     """Read a newc archive as the kernel does (init/initramfs.c)."""
-    entries, offset = {}, 0
+    entries: dict[str, tuple[int, bytes]] = {}
+    offset = 0
     while True:
         assert archive[offset : offset + 6] == b"070701"
         fields = [int(archive[offset + 6 + 8 * n : offset + 14 + 8 * n], 16) for n in range(13)]

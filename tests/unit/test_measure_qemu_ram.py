@@ -10,12 +10,13 @@ import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from numalab.errors import ExperimentError, MissingError
-from numalab.measure import guestmem, qemu_ram
+from numalab.measure import guestmem
 from numalab.measure.qemu_ram import GuestMemoryError, GuestRam, Qmp, Range, parse_gpa2hva, parse_mtree
 
 MTREE = (Path(__file__).parent.parent / "fixtures" / "qemu" / "mtree.txt").read_text()
@@ -93,7 +94,7 @@ def test_a_process_of_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(qemu_ram.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(MissingError) as caught:
         GuestRam(1, [])
     assert "ptrace_scope" in caught.value.remedy
@@ -139,7 +140,7 @@ class FakeQemu:
                     stream.write(json.dumps(self._answer(json.loads(line))) + "\n")
                     stream.flush()
 
-    def _answer(self, asked: dict[str, dict[str, str]]) -> dict[str, object]:
+    def _answer(self, asked: dict[str, Any]) -> dict[str, object]:
         if asked["execute"] != "human-monitor-command":
             return {"return": {}} if asked["execute"] == "qmp_capabilities" else {"error": {"desc": "no such command"}}
         line = asked["arguments"]["command-line"]

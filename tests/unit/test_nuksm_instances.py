@@ -27,10 +27,10 @@ from numalab.run.instances import NO_INSTANCES, Instance, Instances, place
 from numalab.run.plan import commands, plan
 from numalab.run.policy import NONE, Knob, Policy
 from numalab.run.reader import Problems, Table
-from numalab.run.runner import select
+from numalab.run.runner import Options, select
 from numalab.run.together import Together, samples_of
 from tests.unit.fake_lab import WORKLOADS
-from tests.unit.test_run_runner import Bench, Options
+from tests.unit.test_run_runner import Bench
 from workloads import catalogue
 
 SAMEPAGE = catalogue.get("samepage")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from nuksm import stress as stresses
 from nuksm.policies import KSM
 from nuksm.stress import FIXED, TURNS, VERIFY, stress
 from numalab.errors import ExperimentError, MissingError
@@ -85,7 +85,7 @@ class Machine:
 
 @pytest.fixture(autouse=True)
 def no_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stresses.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
 
 
 def test_settings_change_and_are_put_back() -> None:

@@ -13,9 +13,9 @@ from numalab.results import Json, load_results, succeeded
 from numalab.run import interference
 from numalab.run.check import load
 from numalab.run.plan import commands, plan
-from numalab.run.runner import select
+from numalab.run.runner import Options, select
 from tests.unit.fake_lab import POLICIES, WORKLOADS, boot_failure
-from tests.unit.test_run_runner import Bench, Options
+from tests.unit.test_run_runner import Bench
 
 TEXT = """\
 repeats = 1

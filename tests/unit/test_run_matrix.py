@@ -61,7 +61,7 @@ def experiments(draw: st.DrawFn) -> Experiment:
 
 def expected(experiment: Experiment) -> set[tuple[str, ...]]:
     """The points, found in another way: nested loops and excludes read literally."""
-    wanted = set()
+    wanted: set[tuple[str, ...]] = set()
     for kernel in experiment.kernels:
         for policy in experiment.policies:
             for workload in experiment.workloads:
@@ -105,7 +105,7 @@ def test_the_order_of_names_in_the_file_does_not_matter(experiment: Experiment) 
         kernels=experiment.kernels[::-1],
         policies=experiment.policies[::-1],
         workloads=experiment.workloads[::-1],
-        topologies=dict(reversed(experiment.topologies.items())),
+        topologies=dict(reversed(list(experiment.topologies.items()))),
     )
     assert points(turned) == points(experiment)
 

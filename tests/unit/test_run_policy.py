@@ -185,13 +185,9 @@ def test_a_knob_that_waits_for_a_mark(tmp_path: Path) -> None:
         ((name, action),) = fake.waiting
         assert name == "ready"
         action(77)
-        assert isinstance(settings[1], LateSetting)
-        assert (settings[1].before, settings[1].wanted, settings[1].got, settings[1].mark) == (
-            None,
-            "migrate 1",
-            "migrate 1",
-            "ready",
-        )
+        late = settings[1]
+        assert isinstance(late, LateSetting)
+        assert (late.before, late.wanted, late.got, late.mark) == (None, "migrate 1", "migrate 1", "ready")
     assert fake.waiting == []
     # It belongs to the program, which is gone: nothing is restored.
     assert fake.world.log == [f"{ZONE}=1", "77 /proc/PID/file migrate 1", f"{ZONE}=0"]

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from numalab.errors import ExperimentError, MissingError, UserError
-from numalab.paths import ROOT
+from numalab.paths import ROOT, write_json
 from numalab.results import Json, NewerSchemaError, load_experiment, load_results, succeeded
 from numalab.run import runner, store
 from numalab.run.check import load
@@ -474,14 +474,13 @@ def test_resume_after_a_kill(bench: Bench) -> None:
 
 
 def test_a_full_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = store.write_json
-    written = []
+    written: list[Path] = []
 
     def full(path: Path, value: Any) -> None:
         if path.name == "result.json" and len(written) == 5:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         written.extend([path] if path.name == "result.json" else [])
-        real(path, value)
+        write_json(path, value)
 
     monkeypatch.setattr(store, "write_json", full)
     with pytest.raises(ExperimentError) as caught:
@@ -492,7 +491,7 @@ def test_a_full_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--resume" in caught.value.remedy
     assert bench.world.open == 0
     assert len(load_results(bench.out).results) == 5
-    monkeypatch.setattr(store, "write_json", real)
+    monkeypatch.setattr(store, "write_json", write_json)
     assert len(bench.run(resume=True).done) == CELLS_OF_QUICK - 5
 
 

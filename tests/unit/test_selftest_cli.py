@@ -105,7 +105,7 @@ class Bench:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.verdicts: dict[tuple[str, str], list[Verdict]] = {}
         self.settings: list[lab.Setting] = []
-        monkeypatch.setattr(lab.runner, "run", self.run)
+        monkeypatch.setattr(runner, "run", self.run)
         monkeypatch.setattr(images, "resolve", self.resolve)
         monkeypatch.setattr(accel, "choose", lambda wanted: "tcg")
         built = {f"futex/functional/{name}": "static" for name in ("futex_wait", "futex_requeue")}

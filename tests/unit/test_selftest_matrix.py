@@ -156,7 +156,7 @@ class Bench:
         self.runs: list[tuple[str, str, int, str]] = []
         self.rig = Rig(kernel("patched"), kernel("stock"), Programs(Path("/built"), {}, {}, "programs 1"), "tcg")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        monkeypatch.setattr(lab.runner, "run", self.run)
+        monkeypatch.setattr(runner, "run", self.run)
         real = lab.run
 
         def remember(setting: lab.Setting, *args: Any, **more: Any) -> Any:
@@ -276,7 +276,7 @@ def test_an_interrupted_point_does_not_stand(bench: Bench, described: Matrix, mo
     matrix.run(one(described), bench.rig, bench.out)
     newer = Rig(**{**vars(bench.rig), "kernel": kernel("patched", "2")})
     with monkeypatch.context() as patch:
-        patch.setattr(lab.runner, "run", interrupted)
+        patch.setattr(runner, "run", interrupted)
         with pytest.raises(KeyboardInterrupt):
             matrix.run(one(described), newer, bench.out)
     for rig in (newer, bench.rig):

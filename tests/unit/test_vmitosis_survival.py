@@ -116,7 +116,7 @@ def test_a_second_clock_is_a_difference() -> None:
 
 def started(tmp_path: Path) -> tuple[subprocess.Popen[bytes], Path]:
     said = tmp_path / "status"
-    words = [keeper.guest_files()[keeper.KEEPER], "4", "1", "2", said]
+    words = [str(keeper.guest_files()[keeper.KEEPER]), "4", "1", "2", str(said)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while not said.exists() or " rounds 0 " in said.read_text():
