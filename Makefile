@@ -15,8 +15,10 @@ quickstart: setup
 	@echo "== 4/4  Report"
 	@$(NUMALAB) report results/quickstart --out report.html
 
+# The kernel first, with its progress shown; the tests would build it too. Two processes: a machine keeps one core busy.
 test: setup
-	@$(PYTHON) -m pytest -m "not slow" --require-boots --durations=10
+	@$(NUMALAB) kernel build
+	@$(PYTHON) -m pytest -m "not slow" --require-boots --durations=10 -n 2 --dist loadfile
 
 # Many hours in emulation; it can be interrupted, and goes on where it was.
 test-full: setup
@@ -27,7 +29,7 @@ lint: setup
 	@ruff check .
 	@ruff format --check .
 	@mypy
-	@shellcheck setup/setup setup/try-fresh .ci/run linux-patches/checkpatch
+	@shellcheck setup/setup setup/try-fresh .ci/run linux-patches/checkpatch numalab/machine/start-qemu
 	@linux-patches/checkpatch
 
 bench: setup

@@ -1,18 +1,22 @@
 """Counts the tests that booted a machine, so that a run in which none did cannot look green.
 
 Tests marked `patch_set(name)` are about a patch set that has to be in linux-patches/series; how many wait for one is
-said at the end.
+said at the end. Both also when the tests are shared out to several processes (pytest-xdist, `-n 2 --dist loadfile`):
+each counts its own boots and tells the one that started it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 BOOTS = {"tests": 0, "boots": 0, "seconds": 0.0}
 WAITING: Counter[str] = Counter()
+#: Files that take minutes go first, the longest foremost: two processes then end at about the same time.
+LONGEST = ("test_patches", "test_replicas", "test_nuksm", "test_run", "test_selftest_machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,6 +36,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if waiting:
         config.hook.pytest_deselected(items=waiting)
         items[:] = [item for item in items if item not in waiting]
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> tuple[bool, int]:
+    """Place of a test in the order; the sort keeps what is equal as it was."""
+    name = item.path.stem
+    return item.get_closest_marker("vm") is None, LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -56,6 +67,18 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         BOOTS["tests"] += 1
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """In the process that shares out the tests: one of the others has ended, and tells what it counted."""
+    told = getattr(node, "workeroutput", {}).get("numalab")
+    if told is None:
+        return
+    for key in ("boots", "seconds"):
+        BOOTS[key] += told["boots"][key]
+    # Each of them collects all tests.
+    WAITING.update({name: count for name, count in told["waiting"].items() if name not in WAITING})
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(
         f"{BOOTS['tests']} tests ran in a booted machine; {BOOTS['boots']} boots, {BOOTS['seconds']:.0f} s of booting"
@@ -65,6 +88,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    told = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["numalab"] = {"boots": BOOTS, "waiting": dict(WAITING)}
+        return
     wanted = session.config.getoption("--require-boots")
     if wanted and exitstatus == 0 and not (BOOTS["boots"] and BOOTS["tests"]):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

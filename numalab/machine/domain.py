@@ -39,7 +39,8 @@ class HostBinding:
 class DomainSpec:
     """All that the XML is made of; paths are on the host.
 
-    `inner_channels` are sockets of ports named `INNER_PORT` that guests of the guest are reached through.
+    `inner_channels` are sockets of ports named `INNER_PORT` that guests of the guest are reached through. `threads`:
+    whether emulated vCPUs share a thread, "single", or have one each, "multi" (numalab/machine/emulator.py).
     """
 
     name: str
@@ -58,6 +59,7 @@ class DomainSpec:
     binding: HostBinding | None = None
     drives: tuple[Path, ...] = ()
     extra_args: Sequence[str] = field(default_factory=tuple)
+    threads: str = "multi"
 
 
 def to_xml(spec: DomainSpec) -> str:
@@ -83,9 +85,8 @@ def to_xml(spec: DomainSpec) -> str:
     # A QMP socket serves one client: libvirt has its own, this one is the observer's.
     for word in ("-qmp", f"unix:{spec.qmp},server=on,wait=off", *spec.extra_args):
         ET.SubElement(command, f"{{{_QEMU_NS}}}arg", value=word)
-    if _memoryless(spec):
-        ids = " ".join(str(number) for number in _memoryless(spec))
-        ET.SubElement(command, f"{{{_QEMU_NS}}}env", name="NUMALAB_MEMORYLESS", value=ids)
+    for name, value in _wrapper_environment(spec).items():
+        ET.SubElement(command, f"{{{_QEMU_NS}}}env", name=name, value=value)
     ET.indent(domain)
     return ET.tostring(domain, encoding="unicode")
 
@@ -93,6 +94,16 @@ def to_xml(spec: DomainSpec) -> str:
 def _memoryless(spec: DomainSpec) -> list[int]:
     nodes = spec.topology.nodes if spec.topology.visible else ()
     return [number for number, node in enumerate(nodes) if node.memory == 0]
+
+
+def _wrapper_environment(spec: DomainSpec) -> dict[str, str]:
+    """What libvirt cannot say, for the script `start-qemu`; nothing when QEMU is started as it is."""
+    told = {}
+    if _memoryless(spec):
+        told["NUMALAB_MEMORYLESS"] = " ".join(str(number) for number in _memoryless(spec))
+    if spec.accel == "tcg" and spec.threads == "single":
+        told["NUMALAB_TCG"] = "thread=single"
+    return told
 
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> ET.Element:
@@ -171,8 +182,8 @@ def _cpu(domain: ET.Element, spec: DomainSpec) -> None:
 
 def _devices(domain: ET.Element, spec: DomainSpec) -> None:
     devices = ET.SubElement(domain, "devices")
-    if _memoryless(spec):
-        _text(devices, "emulator", str(Path(__file__).with_name("qemu-memoryless")))
+    if _wrapper_environment(spec):
+        _text(devices, "emulator", str(Path(__file__).with_name("start-qemu")))
     serial = ET.SubElement(devices, "serial", type="file")
     ET.SubElement(serial, "source", path=str(spec.console))
     ET.SubElement(ET.SubElement(serial, "target", type="isa-serial", port="0"), "model", name="isa-serial")

@@ -23,7 +23,7 @@ from numalab.errors import MissingError, UserError
 from numalab.kernel.image import KernelImage
 from numalab.machine import accel as accelerators
 from numalab.machine import channel as ch
-from numalab.machine import console, domain, hypervisor, instructions, rootfs
+from numalab.machine import console, domain, emulator, hypervisor, instructions, rootfs
 from numalab.machine.commands import Commands, OnMark
 from numalab.machine.outcome import (
     BootFailureError,
@@ -111,6 +111,8 @@ class Machine(Commands):
             huge_pages=huge_pages,
             binding=accelerators.bind_to_host(topology) if mirror_host and binding is None else binding,
             extra_args=instructions.QEMU_ARGS if count_instructions else (),
+            # Machines that count have one thread anyway.
+            threads="multi" if count_instructions else emulator.threads(emulator.version(), nested=nested),
         )
         hypervisor.check_socket_path(self.spec.channel)
 

@@ -71,7 +71,7 @@ def test_cells_distances_and_memoryless_nodes() -> None:
     assert [[int(s.get("value", "")) for s in cell.iter("sibling")] for cell in cells] == [
         list(r) for r in shape.distances
     ]
-    assert tree.findtext("devices/emulator", "").endswith("qemu-memoryless")
+    assert tree.findtext("devices/emulator", "").endswith("start-qemu")
     assert parse(spec(uniform())).find("devices/emulator") is None
 
 
