@@ -40,6 +40,25 @@ def test_a_node_of_several_cpus_is_a_package(stock: KernelImage) -> None:
         assert package == [b"0", b"0", b"1", b"1"]
 
 
+SWITCH_STATIC_BRANCHES = """
+for cpu in 1 2 3 4 5 6 7; do (while :; do echo x | cat >/dev/null; done) & done
+round=0
+while [ $round -lt 100 ]; do
+    echo 1 >/proc/sys/kernel/sched_schedstats; echo 0 >/proc/sys/kernel/sched_schedstats; round=$((round + 1))
+done
+echo $round rounds
+kill -9 -1
+"""
+
+
+def test_a_kernel_that_patches_itself_under_load_goes_on(stock: KernelImage) -> None:
+    """QEMU 7.2 loses it, with a thread for each vCPU, after a hundred rounds or two (numalab/machine/emulator.py)."""
+    with Machine(stock, uniform(4, 2, "256M"), accel="tcg") as machine:
+        done = machine.run(["sh", "-c", SWITCH_STATIC_BRANCHES], timeout=240)
+        assert done.stdout == b"100 rounds\n"
+        assert machine.complaints == []
+
+
 def test_output_and_status_come_back_byte_for_byte(stock4: Machine) -> None:
     junk = bytes(range(256)) * 3000
     done = stock4.run(["sh", "-c", "cat; printf '\\377\\0err' >&2; exit 7"], stdin=junk)
