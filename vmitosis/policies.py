@@ -65,7 +65,8 @@ class Second:
         if self.mode == "off":
             return (Knob(SECOND, "off", optional=True),)
         interval = "{interval}" if self.follow else "0"
-        return (Knob(FOLLOW, interval), Knob(SECOND, self.mode), Knob(NID, self.nid))
+        # Where first: a tree that is made before a vCPU is told its node lies where it happens to run.
+        return (Knob(FOLLOW, interval), Knob(NID, self.nid), Knob(SECOND, self.mode))
 
 
 def _shape(words: str) -> Knob:

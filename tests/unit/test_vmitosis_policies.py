@@ -535,4 +535,4 @@ def test_the_tables_of_a_run(tmp_path: Path) -> None:
 
 def test_modes_of_the_second_level() -> None:
     assert of_vmitosis.Second("off").knobs()[0].optional
-    assert [knob.path for knob in of_vmitosis.Second("local", "2", follow=True).knobs()] == [FOLLOW, SECOND, NID]
+    assert [knob.path for knob in of_vmitosis.Second("local", "2", follow=True).knobs()] == [FOLLOW, NID, SECOND]
