@@ -16,6 +16,7 @@ from numalab.machine.topology import Topology, uniform
 from numalab.selftest import build, catalogue, runner
 from numalab.selftest.sources import patched_files
 from numalab.selftest.verdict import Verdict
+from tests.vm.two_level_guests import BY_NODE
 
 pytestmark = pytest.mark.vm
 
@@ -103,8 +104,8 @@ def test_one_node_with_domains_by_cpu_parity(patched: KernelImage, tmp_path: Pat
     ("group", "append"),
     [
         pytest.param("domains", "numa=off", marks=pytest.mark.patch_set("vmitosis")),
-        # Threads move every millisecond in guests of an emulated machine: it has crashed and hung (docs/vmitosis.md).
-        pytest.param("numa-mmu", "", marks=[pytest.mark.patch_set("vmitosis"), pytest.mark.slow]),
+        # Threads move every millisecond in guests of an emulated machine.
+        pytest.param("numa-mmu", "", marks=[pytest.mark.patch_set("vmitosis"), BY_NODE]),
         pytest.param("ksm-numa", "", marks=pytest.mark.patch_set("nuksm")),
     ],
 )

@@ -20,7 +20,7 @@ from numalab.machine.session import Machine
 from numalab.machine.topology import uniform
 from numalab.measure import numa_pgtables
 from numalab.measure.take import detach as detach_machine
-from tests.vm.two_level_guests import debug_files, quiet
+from tests.vm.two_level_guests import BY_NODE, debug_files, quiet
 from vmitosis.provision import boot, parse_shape
 from vmitosis.second_level import uptime
 from vmitosis.snapshot2d import Snapshot2D, detach, read_virtual, take
@@ -203,7 +203,7 @@ def test_wide_and_visible_with_one_tree_of_each_level(wide: SecondLevel) -> None
 
 
 @VMITOSIS
-@pytest.mark.slow
+@BY_NODE
 def test_with_both_levels_replicated_all_is_local(wide: SecondLevel) -> None:
     guest, debugfs = wide, debug_files(wide)
     debugfs.write("numa_mmu", "replicate")
@@ -231,7 +231,7 @@ def test_with_both_levels_replicated_all_is_local(wide: SecondLevel) -> None:
 
 
 @VMITOSIS
-@pytest.mark.slow  # has crashed the guest once: see "Known faults" in docs/vmitosis.md
+@BY_NODE
 def test_both_levels_follow_a_program_whose_machine_moves(wide: SecondLevel) -> None:
     """All remote-remote, then the second level follows within its promised time, then the guest's tables do."""
     guest, debugfs = wide, debug_files(wide)
@@ -263,6 +263,7 @@ def test_both_levels_follow_a_program_whose_machine_moves(wide: SecondLevel) -> 
         second = 0.0
         while uptime(guest.machine) < moved + 30 * follow:
             now = seen(1)
+            print(f"{uptime(guest.machine) - moved:.1f} s: {now}; {debugfs.read('numa_mmu_tables')}")
             if now.found and not now.remote_remote and not now.local_remote and not now.unfilled > 0.2 * now.found:
                 second = uptime(guest.machine) - moved
                 break

@@ -14,14 +14,14 @@ from numalab.machine.second import HOST_PROGRAMS, SecondLevel
 from numalab.machine.session import Machine
 from numalab.machine.topology import uniform
 from numalab.measure.take import detach as detach_machine
-from tests.vm.two_level_guests import debug_files, quiet
+from tests.vm.two_level_guests import BY_NODE, debug_files, quiet
 from vmitosis.provision import boot, parse_shape
 from vmitosis.second_level import uptime
 from vmitosis.snapshot2d import detach, render, take
 from vmitosis.twodim import Process2D, Seen
 from workloads.build import binaries
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200), pytest.mark.patch_set("vmitosis"), pytest.mark.slow]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200), pytest.mark.patch_set("vmitosis"), BY_NODE]
 PAGES = (8 << 20) >> 12
 #: Seconds, of an emulated machine's clock, in which a guest of 192 MiB takes its second-level faults again.
 REFAULTS = 15.0
