@@ -18,7 +18,7 @@ quickstart: setup
 # The kernel first, with its progress shown; the tests would build it too. Two processes: a machine keeps one core busy.
 test: setup
 	@$(NUMALAB) kernel build
-	@$(PYTHON) -m pytest -m "not slow" --require-boots --durations=10 -n 2 --dist loadfile
+	@$(PYTHON) -m pytest -m "not slow" --require-boots --durations=10 -n 2 --dist loadfile --no-loadscope-reorder
 
 # Many hours in emulation; it can be interrupted, and goes on where it was.
 test-full: setup

@@ -1,7 +1,7 @@
 """Counts the tests that booted a machine, so that a run in which none did cannot look green.
 
 Tests marked `patch_set(name)` are about a patch set that has to be in linux-patches/series; how many wait for one is
-said at the end. Both also when the tests are shared out to several processes (pytest-xdist, `-n 2 --dist loadfile`):
+said at the end. Both also when the tests are shared out to several processes (pytest-xdist; the Makefile):
 each counts its own boots and tells the one that started it.
 """
 
