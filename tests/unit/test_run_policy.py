@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -215,7 +217,7 @@ def test_the_shell_that_writes_late_finds_the_program_behind_its_wrapper(tmp_pat
         command = ["sh", "-c", script, str(wrapper.pid), f"{tmp_path}/PID/file", "migrate 1"]
         subprocess.run(command, check=True, timeout=60)
         assert (tmp_path / child / "file").read_text() == "migrate 1\n"
-        subprocess.run(["kill", child], check=True)
+        os.kill(int(child), signal.SIGTERM)
     finally:
         wrapper.kill()
         wrapper.wait()
