@@ -91,6 +91,9 @@ def _leave(path: Path, pid: int) -> None:
     if os.getpid() == pid:
         _kill_machines(path)
         shutil.rmtree(path, ignore_errors=True)
+        # Later the module of libvirt is gone, and each connection complains that it cannot be closed.
+        for uri in [key for key in _state if key.startswith("qemu:")]:
+            del _state[uri]
 
 
 def connect(uri: str = "embed") -> Any:
