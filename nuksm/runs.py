@@ -122,9 +122,14 @@ def nodes_of_snapshot(process: Json, nodes: Sequence[int]) -> dict[int, int]:
     return {node: sum(int(row[column]) for row in process["leaf"]["4K"]) for column, node in enumerate(nodes)}
 
 
+def _values(instance: Json) -> dict[str, Any]:
+    """What an instance says, by metric."""
+    return {sample["metric"]: sample["value"] for sample in instance["samples"]}
+
+
 def share_of(instance: Json) -> float | None:
     """Return an instance's local share: as it says itself, or by the sampled pages of its region."""
-    values = {sample["metric"]: sample["value"] for sample in instance["samples"]}
+    values = _values(instance)
     if values.get(LOCAL) is not None:
         return float(values[LOCAL])
     return metrics.local_share(nodes_of(instance["samples"], "sampled_pages"), instance["node"])
@@ -132,7 +137,7 @@ def share_of(instance: Json) -> float | None:
 
 def used_share_of(instance: Json) -> float | None:
     """Return the share of an instance's accesses to merged pages that was local, as the kernel has sampled them."""
-    values = {sample["metric"]: sample["value"] for sample in instance["samples"]}
+    values = _values(instance)
     local, remote = values.get("numa_local"), values.get("numa_remote")
     return None if local is None or remote is None else metrics.local_share({0: local, 1: remote}, 0)
 
@@ -185,7 +190,7 @@ def _moves(instances: Sequence[Json], knobs: Mapping[str, str]) -> tuple[Move, .
     for one in instances:
         if "--move-after" not in one.get("argv", ()):
             continue
-        values = {sample["metric"]: sample["value"] for sample in one["samples"]}
+        values = _values(one)
         seconds, passes = values.get("follow_seconds"), values.get("follow_passes")
         bound = None
         if knobs.get("numa_policy", "none") != "none" and seconds is not None and passes is not None:
@@ -199,7 +204,7 @@ def _savings(instances: Sequence[Json]) -> Savings | None:
     """What was saved in the end: each instance has looked just before it was done, the last when most was merged."""
     seen = []
     for one in instances:
-        values = {sample["metric"]: sample["value"] for sample in one["samples"]}
+        values = _values(one)
         if values.get("ksm_pages_sharing") is not None:
             copies = values.get("ksm_numa_copies") or 0
             seen.append(Savings(int(values["ksm_pages_shared"]), int(values["ksm_pages_sharing"]), int(copies)))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from numalab.errors import ExperimentError
 from numalab.machine.commands import Commands
+from numalab.machine.outcome import GuestFileError
+from numalab.run.policy import BALANCING
 
 _DEBUG = "/sys/kernel/debug/kvm"
 #: (node the tree is for, or None; level, 1 for 4K entries; node) → number.
@@ -114,6 +117,12 @@ def meminfo_kib(machine: Commands, name: str) -> int:
 def page_table_kib(machine: Commands) -> tuple[int, int]:
     """KiB of page tables of a machine's processes, and of second-level tables of its guests."""
     return meminfo_kib(machine, "PageTables"), meminfo_kib(machine, "SecPageTables")
+
+
+def no_balancing(machine: Commands) -> None:
+    """Switch NUMA balancing off: its hinting faults take entries of the second level away again and again."""
+    with suppress(GuestFileError):  # a kernel built without it
+        machine.write_file(BALANCING, b"0\n")
 
 
 def uptime(machine: Commands) -> float:

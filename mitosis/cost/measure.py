@@ -80,7 +80,7 @@ def counts_on(
     def key(params: Mapping[str, Any]) -> dict[str, Any]:
         return {**under, "argv": [*policy.wrap, *memops.argv(params)]}
 
-    runs = [_counted(kept.get(key(params))) for params in wanted]
+    runs = [kept.counted(key(params), "counts", lambda each: Count(**each)) for params in wanted]
     if None in runs:
         with Machine(kernel, TOPOLOGY, count_instructions=True, extra_files=files, log_dir=log_dir) as machine:
             facts = machine.facts()
@@ -99,14 +99,6 @@ def counts_on(
     together: dict[str, Any] = dict(done_runs[-1][1])
     together["complaints"] = list(dict.fromkeys(line for _, told in done_runs for line in told["complaints"]))
     return [count for counts, _ in done_runs for count in counts], together
-
-
-def _counted(kept: Mapping[str, Any] | None) -> tuple[list[Count], dict[str, Any]] | None:
-    """A run of memops that was kept: its counts and the facts of its machine; None: it is to be made."""
-    try:
-        return None if kept is None else ([Count(**each) for each in kept["counts"]], dict(kept["facts"]))
-    except (KeyError, TypeError, ValueError):
-        return None
 
 
 def counts_in(values: Mapping[str, float | None], size: str, mapping: str) -> list[Count]:

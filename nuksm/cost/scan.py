@@ -12,7 +12,6 @@ another's instructions in it; how long K of them would take on K CPUs is what th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +73,14 @@ def passes_on(
     *,
     log_dir: Path,
     kept: Kept,
-    policy: Policy | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[Pass], dict[str, Any]]:
     """Boot `kernel` and count `passes` passes over two processes of `size` each; return them and the machine's facts.
 
-    `policy` (bound) has knobs that are set beside those for counting, such as another placement. What is in `kept` is
-    not counted again, and what is counted is put there.
+    What is in `kept` is not counted again, and what is counted is put there.
 
     Raises:
-        MissingError: the kernel does not have what `threads` or `policy` need.
+        MissingError: the kernel does not have what `threads` need.
         ExperimentError, MachineLostError: a process failed, or the machine was lost.
     """
     from numalab.machine.session import Machine
@@ -103,7 +100,6 @@ def passes_on(
     placed = place(Instances(tuple(each)), samepage, given, NONE, TOPOLOGY)
     together = Together(placed, range(len(placed)), count, RUN_SECONDS)
     setting = Policy("scan cost", "", knobs(threads))
-    setting = replace(setting, knobs=(*setting.knobs, *(policy.knobs if policy else ())))
     files = {"/bin/samepage": binaries()["samepage"]}
     what = {
         **depends_on(kernel, TOPOLOGY, setting.knobs, samepage=files["/bin/samepage"]),
@@ -111,7 +107,7 @@ def passes_on(
         "passes": passes,
         "rounds": ROUNDS,
     }
-    if known := _counted(kept.get(what)):
+    if known := kept.counted(what, "passes", Pass.from_json):
         return known
     with Machine(kernel, TOPOLOGY, count_instructions=True, extra_files=files, log_dir=log_dir) as machine:
         facts = machine.facts()
@@ -123,14 +119,6 @@ def passes_on(
         told = {name: facts[name] for name in FACTS} | {"complaints": machine.complaints}
     kept.put(what, {"passes": [each.to_json() for each in found], "facts": told})
     return found, told
-
-
-def _counted(kept: Mapping[str, Any] | None) -> tuple[list[Pass], dict[str, Any]] | None:
-    """What was kept: passes and the facts of their machine; None: it is to be counted."""
-    try:
-        return None if kept is None else ([Pass.from_json(each) for each in kept["passes"]], dict(kept["facts"]))
-    except (KeyError, TypeError, ValueError):
-        return None
 
 
 def fewest(rounds: Sequence[Sequence[Pass]]) -> list[Pass]:

@@ -101,7 +101,7 @@ def _wrapper_environment(spec: DomainSpec) -> dict[str, str]:
     told = {}
     if _memoryless(spec):
         told["NUMALAB_MEMORYLESS"] = " ".join(str(number) for number in _memoryless(spec))
-    if spec.accel == "tcg" and spec.threads == "single":
+    if spec.threads == "single":
         told["NUMALAB_TCG"] = "thread=single"
     return told
 

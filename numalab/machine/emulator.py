@@ -47,11 +47,10 @@ def _version(path: str) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def threads(found: tuple[int, int] | None, *, nested: bool = False) -> str:
-    """Return "single" or "multi": in how many threads QEMU of that version may emulate the vCPUs of a machine.
+def threads(*, nested: bool = False) -> str:
+    """Return "single" or "multi": in how many threads QEMU may emulate the vCPUs of a machine.
 
     Args:
-        found: QEMU's version; None when there is none. Nothing will run then, and who starts it is told so.
         nested: the machine runs guests of its own.
 
     Raises:
@@ -60,4 +59,8 @@ def threads(found: tuple[int, int] | None, *, nested: bool = False) -> str:
     wanted = os.environ.get(OVERRIDE, "")
     if wanted not in ("", "single", "multi"):
         raise UserError(f"{OVERRIDE} is {wanted!r}: single or multi")
-    return wanted or ("multi" if nested or found is None or found >= SAFE_VERSION else "single")
+    if wanted or nested:
+        return wanted or "multi"
+    # Without a QEMU nothing will run, and who starts it is told so.
+    found = version()
+    return "multi" if found is None or found >= SAFE_VERSION else "single"

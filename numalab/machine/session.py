@@ -111,8 +111,8 @@ class Machine(Commands):
             huge_pages=huge_pages,
             binding=accelerators.bind_to_host(topology) if mirror_host and binding is None else binding,
             extra_args=instructions.QEMU_ARGS if count_instructions else (),
-            # Machines that count have one thread anyway.
-            threads="multi" if count_instructions else emulator.threads(emulator.version(), nested=nested),
+            # Under KVM there is nothing to say, and machines that count have one thread anyway.
+            threads=emulator.threads(nested=nested) if self.accel == "tcg" and not count_instructions else "multi",
         )
         hypervisor.check_socket_path(self.spec.channel)
 

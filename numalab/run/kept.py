@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from numalab.paths import write_json
 
 SCHEMA = 1
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,22 @@ class Kept:
             return None
         else:
             return dict(found)
+
+    def counted(
+        self, what: Mapping[str, Any], name: str, make: Callable[[Mapping[str, Any]], _T]
+    ) -> tuple[list[_T], dict[str, Any]] | None:
+        """Return what is kept under `name`, each made by `make`, and the facts of its machine; None: count it.
+
+        Args:
+            what: it depends on.
+            name: of the list in what `put` was given, beside `facts`.
+            make: raises KeyError, TypeError or ValueError for something else than it makes.
+        """
+        kept = self.get(what)
+        try:
+            return None if kept is None else ([make(each) for each in kept[name]], dict(kept["facts"]))
+        except (KeyError, TypeError, ValueError):
+            return None
 
     def put(self, what: Mapping[str, Any], counted: Mapping[str, Any]) -> None:
         """Keep plain JSON values, beside `what` they depend on; atomic."""

@@ -112,24 +112,29 @@ def compare(run: Run, baseline: Run, explanations: Mapping[str, str] | None = No
     return sorted(found, key=lambda each: (not each.blames, order.index(each.judgement)))
 
 
-def read_explanations(path: Path, place: str = "") -> dict[str, str]:
+def read_explanations(path: Path) -> dict[str, str]:
+    """Read those explanations of a file that stand everywhere; see `explanations_by_place`."""
+    return explanations_by_place(path).get("", {})
+
+
+def explanations_by_place(path: Path) -> dict[str, dict[str, str]]:
     """Read a file of explanations: TOML, `[[explained]]` with `test` (a pattern) and `why`.
 
-    Args:
-        path: of the file.
-        place: "axis=value" of a matrix: gives those that have it as `where`, which stand there only; "": those without.
+    Returns: by `where`, which is an "axis=value" of a matrix, the only place where they stand; "": everywhere.
 
     Raises:
         UserError: unreadable, or an entry without either.
     """
     try:
         table = tomllib.loads(path.read_text())
-        known = [(entry["test"], entry["why"], entry.get("where", "")) for entry in table.get("explained", [])]
+        found: dict[str, dict[str, str]] = {}
+        for entry in table.get("explained", []):
+            found.setdefault(entry.get("where", ""), {})[entry["test"]] = entry["why"]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: each [[explained]] has a test and a why: {error}") from None
-    return {test: why for test, why, where in known if where == place}
+    return found
 
 
 def _tests(program: str, run: Run, baseline: Run) -> Iterator[Difference]:

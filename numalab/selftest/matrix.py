@@ -21,7 +21,7 @@ from numalab.paths import write_json
 from numalab.run.reader import Problems, Table, fits, read_toml, type_name
 from numalab.selftest import catalogue, lab, record
 from numalab.selftest.build import Programs
-from numalab.selftest.compare import Difference, compare, read_explanations
+from numalab.selftest.compare import Difference, compare, explanations_by_place
 from numalab.selftest.lab import OnResult, Setting
 from numalab.selftest.record import Run
 
@@ -182,12 +182,8 @@ def load(path: Path = FILE) -> Matrix:
     )
     top.close()
     problems.raise_any()
-    places = [f"{axis.name}={value}" for axis in axes for value in axis.values]
-    return replace(
-        matrix,
-        explanations=read_explanations(path),
-        explained_at={place: read_explanations(path, place) for place in places},
-    )
+    by_place = explanations_by_place(path)
+    return replace(matrix, explanations=by_place.pop("", {}), explained_at=by_place)
 
 
 def _axes(table: Table, *, own: bool) -> Iterator[Axis]:

@@ -22,19 +22,20 @@ def test_threads_of_vcpus_by_version(
     monkeypatch: pytest.MonkeyPatch, version: tuple[int, int] | None, threads: str
 ) -> None:
     """Before 8.1 a block that was translated while the kernel patched it stays: `Oops: int3` on an unpatched kernel."""
+    monkeypatch.setattr(emulator, "version", lambda: version)
     monkeypatch.delenv(emulator.OVERRIDE, raising=False)
-    assert emulator.threads(version) == threads
-    assert emulator.threads(version, nested=True) == "multi"
+    assert emulator.threads() == threads
+    assert emulator.threads(nested=True) == "multi"
     monkeypatch.setenv(emulator.OVERRIDE, "multi")
-    assert emulator.threads(version) == "multi"
+    assert emulator.threads() == "multi"
     monkeypatch.setenv(emulator.OVERRIDE, "single")
-    assert emulator.threads(version) == "single"
+    assert emulator.threads() == "single"
 
 
 def test_an_override_that_is_neither(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(emulator.OVERRIDE, "two")
     with pytest.raises(UserError, match="NUMALAB_TCG_THREADS is 'two': single or multi"):
-        emulator.threads((10, 0))
+        emulator.threads()
 
 
 def qemu(tmp_path: Path, says: str) -> str:

@@ -8,24 +8,19 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 
 import pytest
 
 from numalab.kernel.image import KernelImage
-from numalab.machine.outcome import GuestFileError, Mark
+from numalab.machine.outcome import Mark
 from numalab.machine.process import Process
-from numalab.machine.second import HOST_PROGRAMS, SecondLevel
-from numalab.machine.session import Machine
+from numalab.machine.second import SecondLevel
 from numalab.machine.topology import uniform
 from numalab.measure import numa_pgtables
-from numalab.measure.take import detach as detach_machine
-from tests.vm.two_level_guests import BY_NODE, debug_files, quiet
-from vmitosis.provision import boot, parse_shape
-from vmitosis.second_level import uptime
-from vmitosis.snapshot2d import Snapshot2D, detach, read_virtual, take
+from tests.vm.two_level_guests import BY_NODE, REFAULTS, debug_files, guest_with_gups, quiet
+from vmitosis.second_level import meminfo_kib, uptime
+from vmitosis.snapshot2d import Snapshot2D, read_virtual, take
 from vmitosis.twodim import Seen
-from workloads.build import binaries
 
 #: Of a machine in a machine, both emulated: a busy host may take minutes to boot it.
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
@@ -55,8 +50,6 @@ int main(int argc, char **argv)
 """
 WHERE, SIZE, SEED = 0x1234_4000_0000, 8 << 20, 0x5EED_5EED_5EED_5EED
 PAGES = SIZE >> 12
-#: Seconds, of an emulated machine's clock, in which a guest of 256 MiB takes its second-level faults again.
-REFAULTS = 15.0
 
 
 @pytest.fixture(scope="session")
@@ -66,11 +59,6 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     binary = source.with_suffix("")
     subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-static", "-o", binary, source], check=True)
     return binary.read_bytes()
-
-
-def machine(kernel: KernelImage) -> Machine:
-    """Two nodes of one CPU: what a guest needs to lie on one of them, or on both."""
-    return Machine(kernel, uniform(2, 1, "768M"), accel="tcg", nested=True, host_programs=HOST_PROGRAMS)
 
 
 @pytest.fixture(scope="module")
@@ -86,19 +74,10 @@ def wide(patched: KernelImage, program: bytes) -> Iterator[SecondLevel]:
 
 
 def _guest(kernel: KernelImage, shape: str, program: bytes) -> Iterator[SecondLevel]:
-    with machine(kernel) as outer:
-        # Its hinting faults take entries of the second level away again and again.
-        with suppress(GuestFileError):  # a kernel built without it
-            outer.write_file("/proc/sys/kernel/numa_balancing", b"0\n")
-        with boot(parse_shape(shape), kernel, inside=outer) as guest:
-            assert isinstance(guest, SecondLevel)
-            guest.write_file("/tmp/pattern", program, mode=0o755)
-            guest.write_file("/tmp/gups", binaries()["gups"].read_bytes(), mode=0o755)
-            yield guest
-            assert not guest.complaints
-            detach(guest)
-        detach_machine(outer)
-        assert not outer.complaints
+    # Two nodes of one CPU: what a guest needs to lie on one of them, or on both.
+    with guest_with_gups(kernel, uniform(2, 1, "768M"), shape) as guest:
+        guest.write_file("/tmp/pattern", program, mode=0o755)
+        yield guest
 
 
 class Pages:
@@ -109,10 +88,9 @@ class Pages:
             size: int(guest.machine.run(["sh", "-c", f"cat /sys/kernel/debug/kvm/*/pages_{size.lower()}"]).stdout)
             for size in ("4K", "2M", "1G")
         }
-        meminfo = guest.machine.read_file("/proc/meminfo").decode()
-        found = re.search(r"SecPageTables:\s+(\d+) kB", meminfo)
-        assert found
-        self.tables = int(found[1]) // 4
+        kib = meminfo_kib(guest.machine, "SecPageTables")
+        assert kib >= 0
+        self.tables = kib // 4
 
 
 def looked_at(guest: SecondLevel, running: Process) -> Snapshot2D:
@@ -263,7 +241,7 @@ def test_both_levels_follow_a_program_whose_machine_moves(wide: SecondLevel) -> 
         second = 0.0
         while uptime(guest.machine) < moved + 30 * follow:
             now = seen(1)
-            print(f"{uptime(guest.machine) - moved:.1f} s: {now}; {debugfs.read('numa_mmu_tables')}")
+            print(f"{uptime(guest.machine) - moved:.1f} s: {now}; {debugfs.tables().pages}")
             if now.found and not now.remote_remote and not now.local_remote and not now.unfilled > 0.2 * now.found:
                 second = uptime(guest.machine) - moved
                 break

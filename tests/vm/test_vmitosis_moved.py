@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 
 import pytest
 
 from numalab.kernel.image import KernelImage
-from numalab.machine.outcome import GuestFileError, Mark
-from numalab.machine.second import HOST_PROGRAMS, SecondLevel
-from numalab.machine.session import Machine
+from numalab.machine.outcome import Mark
+from numalab.machine.second import SecondLevel
 from numalab.machine.topology import uniform
-from numalab.measure.take import detach as detach_machine
-from tests.vm.two_level_guests import BY_NODE, debug_files, quiet
-from vmitosis.provision import boot, parse_shape
+from tests.vm.two_level_guests import BY_NODE, REFAULTS, debug_files, guest_with_gups, quiet
 from vmitosis.second_level import uptime
-from vmitosis.snapshot2d import detach, render, take
+from vmitosis.snapshot2d import render, take
 from vmitosis.twodim import Process2D, Seen
-from workloads.build import binaries
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200), pytest.mark.patch_set("vmitosis"), BY_NODE]
 PAGES = (8 << 20) >> 12
-#: Seconds, of an emulated machine's clock, in which a guest of 192 MiB takes its second-level faults again.
-REFAULTS = 15.0
 
 
 def seen_from(process: Process2D, node: int) -> Seen:
@@ -37,18 +30,8 @@ def seen_from(process: Process2D, node: int) -> Seen:
 def gups(request: pytest.FixtureRequest, patched: KernelImage) -> Iterator[SecondLevel]:
     """A guest with GUPS, in a machine of so many nodes, of a shape: parameter (nodes, memory of one, shape)."""
     nodes, memory, shape = request.param
-    programs = (*HOST_PROGRAMS, "migratepages")
-    with Machine(patched, uniform(nodes, 1, memory), accel="tcg", nested=True, host_programs=programs) as machine:
-        with suppress(GuestFileError):  # a kernel built without it
-            machine.write_file("/proc/sys/kernel/numa_balancing", b"0\n")
-        with boot(parse_shape(shape), patched, inside=machine) as guest:
-            assert isinstance(guest, SecondLevel)
-            guest.write_file("/tmp/gups", binaries()["gups"].read_bytes(), mode=0o755)
-            yield guest
-            assert not guest.complaints
-            detach(guest)
-        detach_machine(machine)
-        assert not machine.complaints
+    with guest_with_gups(patched, uniform(nodes, 1, memory), shape, "migratepages") as guest:
+        yield guest
 
 
 @pytest.mark.parametrize("gups", [(4, "384M", "wide NV memory=72M")], indirect=True)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 
 from numalab.errors import ExperimentError
 from numalab.kernel.image import KernelImage
-from numalab.machine.outcome import GuestFileError
 from numalab.machine.second import HOST_PROGRAMS, SecondLevel
 from numalab.machine.session import Machine
 from numalab.machine.topology import uniform
 from numalab.units import parse_size
 from vmitosis.provision import Shape, boot
-from vmitosis.second_level import DebugFiles, uptime
+from vmitosis.second_level import DebugFiles, no_balancing, uptime
 from vmitosis.survival.keeper import Keeper, guest_files
 
 _INTERVAL = "/sys/module/kvm/parameters/numa_mmu_follow_ms"
@@ -53,8 +51,7 @@ def measure(kernel: KernelImage) -> Followed:
     """
     with Machine(kernel, uniform(2, 1, "768M"), nested=True, host_programs=HOST_PROGRAMS, boot_timeout=300) as machine:
         interval = int(machine.read_file(_INTERVAL)) / 1000
-        with suppress(GuestFileError):  # a kernel built without it
-            machine.write_file("/proc/sys/kernel/numa_balancing", b"0\n")
+        no_balancing(machine)
         shape = Shape(wide=False, visible=False, memory=parse_size(MEMORY))
         with boot(shape, kernel, inside=machine, files=guest_files()) as guest:
             assert isinstance(guest, SecondLevel)

@@ -11,6 +11,7 @@ from numalab.errors import ExperimentError
 from numalab.machine.outcome import GuestFileError
 from numalab.machine.rootfs import static_program
 from numalab.machine.second import SecondLevel
+from vmitosis.second_level import wait_until
 
 _SOURCES = Path(__file__).parent
 #: In the guest, and in the machine.
@@ -96,9 +97,7 @@ class Keeper:
         until = first.rounds + count + 1 if first else count
         while True:
             said = self.status()
-            if said and said.wrong:
-                raise ExperimentError(f"memory of the guest is not what it should be: {said}")
-            if said and said.rounds >= until:
+            if said and _right(said).rounds >= until:
                 return said
             if time.monotonic() - begun > timeout:
                 raise ExperimentError(f"the guest's memory was not checked within {timeout:.0f} s: {said}")
@@ -113,12 +112,22 @@ class Keeper:
         if self._last is not None:
             return self._last
         self.guest.run(["kill", "-TERM", str(self.pid)], check=True)
-        begun = time.monotonic()
-        while (said := self.status()) is None or said.state != "done":
-            if time.monotonic() - begun > timeout:
-                raise ExperimentError(f"keeper did not end within {timeout:.0f} s: {said}")
-            time.sleep(0.5)
-        if said.wrong:
-            raise ExperimentError(f"memory of the guest is not what it should be: {said}")
-        self._last = said
-        return said
+        wait_until(lambda: f"keeper has ended: {self.status()}", self._ended, timeout)
+        self._last = _right(self.status())
+        return self._last
+
+    def _ended(self) -> bool:
+        said = self.status()
+        return said is not None and said.state == "done"
+
+
+def _right(said: Status | None) -> Status:
+    """What the keeper has said; nothing may be wrong.
+
+    Raises:
+        ExperimentError: a page was.
+    """
+    assert said is not None
+    if said.wrong:
+        raise ExperimentError(f"memory of the guest is not what it should be: {said}")
+    return said

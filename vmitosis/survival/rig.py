@@ -12,7 +12,7 @@ from numalab.machine.outcome import GuestFileError
 from numalab.machine.second import HOST_PROGRAMS, SecondLevel
 from numalab.machine.session import Machine
 from numalab.machine.topology import LOCAL_DISTANCE, Node, Topology, uniform
-from vmitosis.second_level import DebugFiles, wait_until
+from vmitosis.second_level import DebugFiles, no_balancing, wait_until
 from vmitosis.survival.keeper import Keeper, guest_files, machine_files
 
 _PARAMETER = "/sys/module/kvm/parameters/numa_mmu"
@@ -45,9 +45,9 @@ class Rig:
         """
         self.machine.write_file(_PARAMETER, self.mode.encode() + b"\n")
         # Huge pages come when a scenario asks for them.
-        for path, value in ((_THP, b"never\n"), ("/proc/sys/kernel/numa_balancing", b"0\n")):
-            with suppress(GuestFileError):  # a kernel built without it
-                self.machine.write_file(path, value)
+        with suppress(GuestFileError):  # a kernel built without it
+            self.machine.write_file(_THP, b"never\n")
+        no_balancing(self.machine)
 
     def guest(
         self, *, slot: int = 0, anonymous: bool = False, append: str = "", qemu_args: Sequence[str] = ()
