@@ -15,7 +15,7 @@ from vmitosis.second_level import wait_until
 
 _SOURCES = Path(__file__).parent
 #: In the guest, and in the machine.
-KEEPER, ADVISE, PAGESUMS = "/bin/keeper", "/bin/advise", "/bin/pagesums"
+KEEPER, COLLAPSE, PAGESUMS = "/bin/keeper", "/bin/collapse", "/bin/pagesums"
 #: Seconds of wall time for a round through all of its memory in a guest of an emulated machine, on a busy host.
 _PATIENCE = 300.0
 
@@ -28,7 +28,7 @@ def guest_files() -> dict[str, Path]:
 def machine_files() -> dict[str, Path]:
     """What the machine needs."""
     return {
-        ADVISE: static_program("advise", [_SOURCES / "advise.c"], "advise"),
+        COLLAPSE: static_program("collapse", [_SOURCES / "collapse.c"], "collapse"),
         PAGESUMS: static_program("pagesums", [_SOURCES / "pagesums.c"], "pagesums"),
     }
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from numalab.errors import ExperimentError
 from numalab.machine.second import SecondLevel
 from vmitosis.second_level import meminfo_kib, page_table_kib, wait_until
-from vmitosis.survival.keeper import ADVISE, Keeper
+from vmitosis.survival.keeper import COLLAPSE, Keeper
 from vmitosis.survival.migrations import Facts, live_migration, live_migration_all_trees, snapshot_restore
 from vmitosis.survival.rig import Rig
 
@@ -150,7 +150,7 @@ def collapse(rig: Rig) -> Facts:
         files = rig.debug(guest)
         before = files.number("pages_2m")
         with rig.bouncing(guest):
-            done = rig.machine.run([ADVISE, str(guest.qemu_pid), "collapse"], timeout=300, check=True)
+            done = rig.machine.run([COLLAPSE, str(guest.qemu_pid)], timeout=300, check=True)
             keeper.rounds(1)
         found = re.fullmatch(r"(\d+) steps, (\d+) done\n", done.stdout.decode())
         assert found

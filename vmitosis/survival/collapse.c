@@ -1,5 +1,5 @@
 /*
- * advise PID collapse|pageout: madvise(2) for the largest writable mapping of another process, in steps of 2 MiB.
+ * collapse PID: MADV_COLLAPSE for the largest writable mapping of another process, in steps of 2 MiB.
  *
  * Prints "STEPS steps, DONE done"; a step that the kernel refuses (nothing is mapped there, a page is pinned) is not done.
  */
@@ -8,7 +8,6 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -24,17 +23,16 @@ int main(int argc, char **argv)
 	uint64_t low, high, from = 0, to = 0;
 	unsigned long steps = 0, done = 0;
 	char path[64], line[512], rights[8];
-	int advice, pidfd;
+	int pidfd;
 	FILE *maps;
 
-	if (argc != 3)
+	if (argc != 2)
 		return 2;
-	advice = strcmp(argv[2], "collapse") ? MADV_PAGEOUT : MADV_COLLAPSE;
 	snprintf(path, sizeof(path), "/proc/%s/maps", argv[1]);
 	maps = fopen(path, "r");
 	pidfd = syscall(SYS_pidfd_open, atoi(argv[1]), 0);
 	if (!maps || pidfd < 0) {
-		perror("advise");
+		perror("collapse");
 		return 1;
 	}
 	while (fgets(line, sizeof(line), maps))
@@ -45,7 +43,7 @@ int main(int argc, char **argv)
 		struct iovec piece = { (void *)from, STEP };
 
 		steps++;
-		done += syscall(SYS_process_madvise, pidfd, &piece, 1ul, advice, 0) == (long)STEP;
+		done += syscall(SYS_process_madvise, pidfd, &piece, 1ul, MADV_COLLAPSE, 0) == (long)STEP;
 	}
 	printf("%lu steps, %lu done\n", steps, done);
 	return 0;
