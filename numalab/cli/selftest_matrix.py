@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from numalab.errors import UserError
+
 if TYPE_CHECKING:
     from numalab.selftest.lab import OnResult
     from numalab.selftest.matrix import Matrix, Outcome, Point, Rig
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
 )
 @click.option("--table", type=click.Path(path_type=Path), metavar="FILE.md", help="Write the results there as a page.")
 @click.option("--only", multiple=True, metavar="KEY=VALUE", help="Only these: group, levels, or an axis of the matrix.")
+@click.option(
+    "--share",
+    "shared",
+    metavar="K/N",
+    help="Only the K-th of N shares: for N processes at once, with the same --out.",
+    callback=lambda _, __, value: _share(value),
+)
 @click.option("--dry-run", is_flag=True, help="Print the points and their boot options; run nothing.")
 @click.option("--no-run", is_flag=True, help="Run nothing: the table of what is done.")
 @click.option("--accel", default="auto", show_default=True, metavar="auto|kvm|tcg")
@@ -35,6 +44,7 @@ def command(
     out: Path,
     table: Path | None,
     only: tuple[str, ...],
+    shared: tuple[int, int],
     dry_run: bool,
     no_run: bool,
     accel: str,
@@ -50,7 +60,7 @@ def command(
     from numalab.selftest import matrix
 
     described = matrix.load(file or matrix.FILE)
-    points = matrix.points(described, only)
+    points = matrix.share(matrix.points(described, only), *shared)
     if dry_run:
         _show_points(points, as_json=as_json)
         return 0
@@ -69,6 +79,15 @@ def command(
         _write(table, described, rig, out)
     _report(points, outcomes, as_json=as_json)
     return int(any(outcome.blames for outcome in outcomes))
+
+
+def _share(text: str | None) -> tuple[int, int]:
+    if text is None:
+        return 1, 1
+    which, _, of = text.partition("/")
+    if not (which.isdecimal() and of.isdecimal() and 1 <= int(which) <= int(of)):
+        raise UserError(f"--share {text}: write K/N with K from 1 to N, such as 1/2 and 2/2")
+    return int(which), int(of)
 
 
 def _rig(described: Matrix, source: str | None, accel: str, patience: float, *, build: bool) -> Rig:

@@ -243,6 +243,16 @@ def points(matrix: Matrix, only: Iterable[str] = ()) -> list[Point]:
     return [point for point in found if all(point.values.get(key) in values for key, values in wanted.items())]
 
 
+def share(points: Sequence[Point], which: int, of: int) -> list[Point]:
+    """Return the `which`-th (from 1) of `of` shares of `points`, for as many processes at once, or hosts.
+
+    Points that are held against the same baseline are in the same share: none is run twice, nobody waits for one.
+    """
+    baselines = {(point.group, point.levels, point.words(own=False)): None for point in points}
+    number = {baseline: index % of + 1 for index, baseline in enumerate(baselines)}
+    return [point for point in points if number[point.group, point.levels, point.words(own=False)] == which]
+
+
 def run(
     point: Point, rig: Rig, out: Path, *, on_result: Callable[[str], OnResult] = lambda _: lambda *_: None
 ) -> Outcome:

@@ -104,6 +104,26 @@ def test_explanations_of_one_place(tmp_path: Path) -> None:
     assert known == {"on": {"a*": "always", "b": "pti"}, "off": {"a*": "always"}}
 
 
+def test_shares_are_for_processes_at_once(described: Matrix) -> None:
+    points = matrix.points(described)
+    for of in (1, 2, 3, 8, 40):
+        shares = [matrix.share(points, which, of) for which in range(1, of + 1)]
+        assert sorted(each.name for share in shares for each in share) == sorted(each.name for each in points)
+        held = [{(each.group, each.levels, each.words(own=False)) for each in share} for share in shares]
+        assert sum(map(len, held)) == len(set().union(*held)) == 8, "no baseline is in two shares"
+    sizes = [len(matrix.share(points, which, 2)) for which in (1, 2)]
+    assert sizes == [8, 8]
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", "/"])
+def test_a_share_that_is_none(text: str, described: Matrix, tmp_path: Path) -> None:
+    found = CliRunner().invoke(
+        cli.command, ["matrix", "--file", str(tmp_path / "m.toml"), "--dry-run", "--share", text]
+    )
+    assert isinstance(found.exception, UserError)
+    assert "write K/N" in str(found.exception)
+
+
 def test_only(described: Matrix) -> None:
     assert len(matrix.points(described, ["group=proc", "levels=4", "replication=off"])) == 2
     assert len(matrix.points(described, ["pti=on", "pti=off"])) == 16
