@@ -16,7 +16,12 @@ _SOURCE = click.option(
     help="6.12.y source instead of Debian's package: a .deb, a directory (only read) or a tarball.",
 )
 _SETS = click.option("--sets", metavar="A,B", help="Only these patch sets ('none': no patch at all); default: all.")
-_DEBUG = click.option("--debug", is_flag=True, help="The debug flavour: KASAN, lockdep and more; slow.")
+_DEBUG = click.option(
+    "--debug", "flavour", flag_value="debug", help="The debug flavour: KASAN, lockdep and more; slow."
+)
+_RACES = click.option(
+    "--races", "flavour", flag_value="races", help="The flavour that reports data races: KCSAN; slow."
+)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -24,7 +29,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command() -> None:
     """Build, find, list and check kernels.
 
-    Kernels have names: "stock" (Debian's prebuilt one), "patched" and "debug" (built here from
+    Kernels have names: "stock" (Debian's prebuilt one), "patched", "debug" and "races" (built here from
     Debian's source and the patch series), "patched:SETS" with some patch sets only, the id of a
     cached one, or a path to a bzImage.
     """
@@ -33,21 +38,20 @@ def command() -> None:
 @command.command()
 @_SETS
 @_DEBUG
+@_RACES
 @_SOURCE
 @click.option("--jobs", "-j", type=click.IntRange(1), help="Of make; default: CPUs + 1.")
 @_JSON
-def build(sets: str | None, debug: bool, source: str | None, jobs: int | None, as_json: bool) -> None:
+def build(sets: str | None, flavour: str | None, source: str | None, jobs: int | None, as_json: bool) -> None:
     """Build the patched kernel, unless the cache has it. Interrupted, it resumes."""
     from numalab.kernel.build import build as build_kernel
-    from numalab.kernel.plan import DEBUG, PATCHED
+    from numalab.kernel.plan import PATCHED
     from numalab.kernel.progress import for_stream
     from numalab.kernel.series import parse_sets
     from numalab.units import format_size
 
     with for_stream() as progress:
-        image = build_kernel(
-            DEBUG if debug else PATCHED, sets=parse_sets(sets), request=source, jobs=jobs, progress=progress
-        )
+        image = build_kernel(flavour or PATCHED, sets=parse_sets(sets), request=source, jobs=jobs, progress=progress)
     if as_json:
         _print_json({**image.provenance, "path": str(image.path)})
         return
@@ -212,16 +216,17 @@ def source_path(source: str | None) -> None:
 @command.command()
 @_SETS
 @_DEBUG
+@_RACES
 @_SOURCE
 @click.option("--full", is_flag=True, help="The whole .config, as the source's Kconfig completes it; checked.")
 @_JSON
-def config(sets: str | None, debug: bool, source: str | None, full: bool, as_json: bool) -> None:
+def config(sets: str | None, flavour: str | None, source: str | None, full: bool, as_json: bool) -> None:
     """Print the merged configuration fragments (or, with --full, the .config they lead to)."""
     from numalab.kernel import fragments
-    from numalab.kernel.plan import DEBUG, PATCHED, make_plan
+    from numalab.kernel.plan import PATCHED, make_plan
     from numalab.kernel.series import parse_sets
 
-    flavour = DEBUG if debug else PATCHED
+    flavour = flavour or PATCHED
     if full or source:
         from numalab.kernel.build import configure
         from numalab.kernel.config import parse_dotconfig

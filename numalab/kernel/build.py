@@ -44,7 +44,7 @@ def build(
     """Return the kernel of a flavour, from the cache or built now.
 
     Args:
-        flavour: "patched" or "debug".
+        flavour: "patched", "debug" or "races".
         sets: patch sets to apply, None for all of the series, ["none"] for none.
         request: the source, as `source.locate` takes it; remembered as the selected one.
         jobs: of make; default one more than there are CPUs.

@@ -21,7 +21,7 @@ def resolve(name: str, *, build: bool = False, progress: Progress | None = None)
     """Return the kernel called `name`; a cached one in a few hundredths of a second.
 
     Args:
-        name: "stock"; "patched" or "debug", optionally of some patch sets only ("patched:common",
+        name: "stock"; "patched", "debug" or "races", optionally of some patch sets only ("patched:common",
             "patched:none"); the id of a cached kernel (or at least 6 digits of it); or a path to a
             bzImage.
         build: build the kernel when the cache lacks it (minutes), instead of saying so.

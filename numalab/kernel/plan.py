@@ -14,8 +14,9 @@ from numalab.kernel.series import Series, parse_sets
 from numalab.kernel.series import read as read_series
 from numalab.paths import PATCHES
 
-PATCHED, DEBUG = "patched", "debug"
-FLAVOURS = (PATCHED, DEBUG)
+#: DEBUG looks for wrong accesses and lock orders (KASAN, lockdep ...), RACES for data races (KCSAN): not both at once.
+PATCHED, DEBUG, RACES = "patched", "debug", "races"
+FLAVOURS = (PATCHED, DEBUG, RACES)
 
 #: Raised when a change of numalab itself makes another kernel from the same inputs.
 _RECIPE = 1
@@ -31,7 +32,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """What users call it: "patched", "debug", "patched:common", "patched:none"."""
+        """What users call it: "patched", "debug", "races", "patched:common", "patched:none"."""
         return f"{self.flavour}:{self.series.label}" if self.series.label else self.flavour
 
     @property
@@ -45,8 +46,8 @@ class Plan:
         words = ["numalab kernel build"]
         if self.series.label:
             words.append(f"--sets {self.series.label}")
-        if self.flavour == DEBUG:
-            words.append("--debug")
+        if self.flavour != PATCHED:
+            words.append(f"--{self.flavour}")
         return " ".join(words)
 
     def key(self, source_sha256: str, compiler: str) -> str:
@@ -63,14 +64,14 @@ class Plan:
 
 
 def fragment_files(flavour: str, sets: Sequence[str], top: Path = PATCHES) -> list[Path]:
-    """Return the fragments of a kernel: base, those the patch sets have; the same again for the debug flavour."""
+    """Return the fragments of a kernel: base, those the patch sets have; the same again for another flavour."""
     configs = top / "configs"
 
     def with_sets(name: str, suffix: str = "") -> list[Path]:
         own = (configs / f"{each}{suffix}.config" for each in sets)
         return [configs / f"{name}.config", *(file for file in own if file.is_file())]
 
-    return with_sets("base") + (with_sets("debug", "-debug") if flavour == DEBUG else [])
+    return with_sets("base") + (with_sets(flavour, f"-{flavour}") if flavour != PATCHED else [])
 
 
 def make_plan(flavour: str, sets: Sequence[str] | None = None, top: Path | None = None) -> Plan:

@@ -11,7 +11,7 @@ from pathlib import Path
 from numalab.errors import MissingError
 from numalab.kernel import tools
 from numalab.kernel.fragments import Setting
-from numalab.kernel.plan import DEBUG, PATCHED
+from numalab.kernel.plan import DEBUG, PATCHED, RACES
 from numalab.kernel.tools import Lack
 from numalab.units import format_size
 
@@ -35,7 +35,7 @@ _GB = 10**9
 #: Bytes; measured on Debian's 6.12.117: the package, the tarball in it and the unpacked tree ...
 SOURCE_BYTES = 2 * _GB
 #: ... and a build directory with DWARF and what is kept of it, rounded up.
-BUILD_BYTES = {PATCHED: 5 * _GB // 2, DEBUG: 5 * _GB}
+BUILD_BYTES = {PATCHED: 5 * _GB // 2, DEBUG: 5 * _GB, RACES: 4 * _GB}
 
 
 def lacking(settings: Mapping[str, Setting]) -> list[Lack]:

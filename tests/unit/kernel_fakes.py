@@ -23,6 +23,7 @@ CONFIG_NODES_SHIFT=6
 CONFIG_LOCALVERSION="-numalab"
 # CONFIG_SLUB_TINY is not set
 """
+RACES_CONFIG = "CONFIG_KCSAN=y\n"
 DEBUG_CONFIG = "# Finds use after free.\nCONFIG_KASAN=y\n"
 
 COMMENT_PATCH = ("mm/memory.c", " * One table page more on a node.\n", " * One table page more on one node.\n")
@@ -178,9 +179,9 @@ def make_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     # The fake kernel needs a compiler and nothing of what a real one needs.
     monkeypatch.setattr(preflight, "lacking", lambda settings: [])
     monkeypatch.setattr(preflight, "SOURCE_BYTES", 1 << 20)
-    monkeypatch.setattr(preflight, "BUILD_BYTES", {"patched": 1 << 20, "debug": 1 << 20})
+    monkeypatch.setattr(preflight, "BUILD_BYTES", {"patched": 1 << 20, "debug": 1 << 20, "races": 1 << 20})
     locks.release_all()
     lab.series()
     lab.base()
-    lab.config(base=BASE_CONFIG, debug=DEBUG_CONFIG)
+    lab.config(base=BASE_CONFIG, debug=DEBUG_CONFIG, races=RACES_CONFIG)
     return lab

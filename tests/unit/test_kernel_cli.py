@@ -46,10 +46,11 @@ def test_build_path_and_list(lab: Lab) -> None:
         "stock": "not downloaded",
         "patched": "ready",
         "debug": "not built",
+        "races": "not built",
     }
     table = run("list").stdout.splitlines()
     assert table[0].split() == ["name", "state", "release", "sets", "size", "built", "id"]
-    assert len(table) == 4
+    assert len(table) == 5
 
 
 def test_build_with_options(lab: Lab) -> None:

@@ -116,6 +116,7 @@ def test_not_built_says_the_command(lab: Lab) -> None:
         ("patched", "numalab kernel build"),
         ("debug", "numalab kernel build --debug"),
         ("debug:common", "numalab kernel build --debug"),
+        ("races", "numalab kernel build --races"),
         ("patched:none", "numalab kernel build --sets none"),
     ):
         with pytest.raises(MissingError, match="is not built") as caught:
@@ -173,6 +174,7 @@ def test_what_is_available(lab: Lab) -> None:
         ("stock", "not downloaded"),
         ("patched", "not built"),
         ("debug", "not built"),
+        ("races", "not built"),
     ]
     first = build()
     none = build(sets=["none"])
