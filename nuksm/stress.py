@@ -21,7 +21,9 @@ import click
 from nuksm.policies import KSM
 from numalab.cli.main import execute
 from numalab.errors import ExperimentError
+from numalab.kernel import races
 from numalab.kernel.images import resolve
+from numalab.machine import console
 from numalab.machine.outcome import GuestFileError, Mark
 from numalab.machine.swap import swap_on
 from numalab.machine.topology import uniform
@@ -31,6 +33,8 @@ from workloads import catalogue
 
 #: The kernel's own check of its merged pages (CONFIG_KSM_NUMA_DEBUG).
 VERIFY = "/sys/kernel/debug/ksm/verify"
+#: Where KSM is written.
+FILES = ("mm/ksm.c", "mm/ksm_numa.c", "mm/ksm_scan.c")
 #: What KSM is told while it works: the first of each is what it begins with. Those that a kernel lacks are left out.
 TURNS: Mapping[str, Sequence[str]] = {
     "smart_scan": ("0", "1"),
@@ -79,6 +83,16 @@ class Stressed:
     said: str = ""
     wrong: list[str] = field(default_factory=list)
     vmstat: dict[str, int] = field(default_factory=dict)
+
+
+def data_races(machine: Any) -> list[str]:
+    """Return the data races in KSM that a machine's kernel of the flavour "races" has reported.
+
+    Those that have no foot in KSM are everybody's, and no matter here.
+    """
+    found = races.reported(console.read(machine.console))
+    vmlinux = machine.kernel.vmlinux
+    return [str(race) for race in (races.of_files(found, vmlinux, FILES) if vmlinux else found)]
 
 
 def stress(
@@ -208,7 +222,8 @@ def command(kernel: str, seconds: float, seed: int, size: str, memory: str) -> i
     files: dict[str, Path] = {"/bin/churn": binaries()["churn"]}
     with Machine(resolve(kernel), uniform(4, 1, memory), accel="tcg", extra_files=files) as machine:
         found = stress(machine, seconds, seed=seed, size=size, say=lambda text: click.echo(f"stress: {text}", err=True))
-        complaints = machine.complaints
+        complaints = [line for line in machine.complaints if "BUG: KCSAN: " not in line]
+        complaints += data_races(machine)
     click.echo(json.dumps({**vars(found), "complaints": complaints}, indent=1))
     return 1 if found.wrong or complaints else 0
 
