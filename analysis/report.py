@@ -165,7 +165,7 @@ def _comparison_parts(data: Dataset, policies: list[Comparison]) -> Iterator[dic
             "placed": comparison_tables.comparison_table(placed, title="Placement") if placed else None,
             "warnings": list(dict.fromkeys(f"{each.metric}: {line}" for each in own for line in each.warnings)),
             "repeats": selection.repeats_needed(own),
-            "placebo": bool(selection.noise_floors(data)),
+            "placebo": selection.has_placebo(data),
         }
 
 

@@ -44,7 +44,7 @@ def between(a: Dataset, b: Dataset, metrics: Sequence[str] = (), *, noise: Datas
             f"{a.directory} and {b.directory} share no point ({', '.join(POINT)}) to compare",
             remedy="`numalab compare DIR --by policy` compares within one directory",
         )
-    floors = noise_floors(noise) if noise else noise_floors(b) | noise_floors(a)
+    floors = noise_floors(noise, wanted) if noise else noise_floors(b, wanted) | noise_floors(a, wanted)
     return comparison.judge(with_floors((comparison.settings_differ(each) for each in found), floors))
 
 
@@ -72,13 +72,14 @@ def along(
     others = [value for value in present if value not in (chosen, PLACEBO)]
     if not others:
         raise UserError(f"{data.directory}: {axis} {chosen!r} is the only one: nothing to compare it with")
-    rows = _rows(data, _chosen(data.values, metrics))
+    wanted = _chosen(data.values, metrics)
+    rows = _rows(data, wanted)
     shared = [each for each in POINT if each != axis]
     found: list[Comparison] = []
     for other in others:
         sides = [(name, data, rows[rows[axis] == name]) for name in (chosen, other)]
         found += _pairs(sides[0], sides[1], shared)
-    return comparison.judge(with_floors(found, noise_floors(noise or data)))
+    return comparison.judge(with_floors(found, noise_floors(noise or data, wanted)))
 
 
 @dataclass(frozen=True)
@@ -143,13 +144,17 @@ def repeats_needed(comparisons: Iterable[Comparison]) -> int | None:
     return max(short, default=None)
 
 
-def noise_floors(data: Dataset) -> Floors:
-    """Return the noise floors of the A/A repetition in `data`; empty when the experiment has none."""
-    baseline = data.baseline("policy")
-    rows = data.values
-    sides = [(name, data, rows[rows["policy"] == name]) for name in (baseline, PLACEBO)]
-    if sides[0][2].empty or sides[1][2].empty:
+def has_placebo(data: Dataset) -> bool:
+    """Whether `data` holds an A/A repetition: the baseline, and the same again by the name of placebo."""
+    return {data.baseline("policy"), PLACEBO} <= set(data.values["policy"])
+
+
+def noise_floors(data: Dataset, metrics: set[str]) -> Floors:
+    """Return the noise floors of `metrics` by the A/A repetition in `data`; empty when the experiment has none."""
+    if not has_placebo(data):
         return {}
+    rows = _rows(data, metrics)
+    sides = [(name, data, rows[rows["policy"] == name]) for name in (data.baseline("policy"), PLACEBO)]
     floors: Floors = {}
     for each in _pairs(sides[0], sides[1], [axis for axis in POINT if axis != "policy"]):
         floor = comparison.floor_of(each)

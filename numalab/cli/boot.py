@@ -31,7 +31,6 @@ _COMPLAINTS_SHOWN = 10
     help="A dynamic program of the host, e.g. redis-server: mounts the host's /usr read-only.",
 )
 @click.option("--timeout", type=float, help="Seconds of wall time the command may take.")
-@click.option("--mirror-host", is_flag=True, help="Bind node i and its vCPUs to the host's node i (KVM servers).")
 @click.option("--huge-pages", is_flag=True, help="Back the guest's memory with the host's huge pages.")
 @click.option("--count-instructions", is_flag=True, help="The guest's time-stamp counter counts instructions.")
 @click.option("--connect", "uri", default="embed", show_default=True, help="embed, or a libvirt URI: qemu:///system.")
@@ -50,9 +49,7 @@ def command(argv: tuple[str, ...], **options: Any) -> int:
     from numalab.machine.outcome import GuestFileError
     from numalab.machine.session import EXEC_ERRNOS, Machine
 
-    topology = topology_from(
-        *(options[k] for k in ("nodes", "cpus_per_node", "node_memory", "shapes", "distances", "levels", "oblivious"))
-    )
+    topology = topology_from(options)
     machine = Machine(
         resolve(options["kernel"], build=True),
         topology,

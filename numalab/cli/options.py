@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from numalab.errors import UserError
+
 if TYPE_CHECKING:
-    from numalab.machine.topology import Topology
+    from numalab.machine.topology import Node, Topology
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,11 +27,11 @@ def kernel_option(function: F) -> F:
 
 
 def machine_options(function: F) -> F:
-    """--nodes, --cpus-per-node, --node-memory, --node, --distances, --levels, --oblivious, --accel."""
+    """--nodes, --cpus-per-node, --node-memory, --node, --distances, --mirror-host and so on, and --accel."""
     for option in reversed(
         [
-            click.option("--nodes", type=int, default=4, show_default=True, help="NUMA nodes."),
-            click.option("--cpus-per-node", type=int, default=1, show_default=True),
+            click.option("--nodes", type=int, help="NUMA nodes.  [default: 4]"),
+            click.option("--cpus-per-node", type=int, help="[default: 1]"),
             click.option("--node-memory", default="512M", show_default=True, metavar="SIZE"),
             click.option(
                 "--node",
@@ -42,6 +44,13 @@ def machine_options(function: F) -> F:
                 "--distances",
                 metavar="ROWS",
                 help='SLIT distances, rows parted by "/", e.g. "10,20/20,10".',
+            ),
+            click.option("--asymmetric", is_flag=True, help="Distances that differ there and back are meant."),
+            click.option(
+                "--mirror-host",
+                is_flag=True,
+                help="Node i and its vCPUs on the host's node i (KVM servers); nodes, CPUs and distances are its own "
+                "unless they are given.",
             ),
             click.option("--levels", type=click.Choice(["4", "5"]), default="4", show_default=True, help="Paging."),
             click.option("--oblivious", is_flag=True, help="Hide NUMA from the guest."),
@@ -58,41 +67,45 @@ def machine_options(function: F) -> F:
     return function
 
 
-def topology_from(
-    nodes: int,
-    cpus_per_node: int,
-    node_memory: str,
-    shapes: tuple[str, ...],
-    distances: str | None,
-    levels: str,
-    oblivious: bool,
-) -> Topology:
-    """Return the topology the options name.
+def topology_from(options: Mapping[str, Any]) -> Topology:
+    """Return the topology that the values of `machine_options` name.
 
     Raises:
         UserError: no machine can have it.
+        MissingError: --mirror-host on a host without NUMA nodes.
     """
-    from numalab.errors import UserError
-    from numalab.machine.topology import LOCAL_DISTANCE, Node, Topology, uniform
+    from numalab.machine.accel import mirrored
+    from numalab.machine.topology import LOCAL_DISTANCE, REMOTE_DISTANCE, Node, Topology, check
     from numalab.units import parse_size
 
-    if not shapes and not distances:
-        return uniform(nodes, cpus_per_node, node_memory, visible=not oblivious, paging_levels=int(levels))
-    if shapes:
-        cells = []
-        for number, shape in enumerate(shapes):
-            cpus, colon, size = shape.partition(":")
-            if not colon or not cpus.isdigit():
-                raise UserError(f"--node {shape}: write CPUS:SIZE, e.g. 2:512M")
-            cells.append(Node(int(cpus), parse_size(size, what=f"--node {number}")))
+    nodes, cpus, distances = options["nodes"], options["cpus_per_node"], options["distances"]
+    memory = parse_size(options["node_memory"], what="--node-memory")
+    visible, levels = not options["oblivious"], int(options["levels"])
+    if options["mirror_host"] and nodes is cpus is distances is None and not options["shapes"]:
+        return mirrored(memory, visible=visible, paging_levels=levels)
+    if options["shapes"]:
+        cells = [_cell(number, shape) for number, shape in enumerate(options["shapes"])]
     else:
-        cells = [Node(cpus_per_node, parse_size(node_memory, what="--node-memory"))] * nodes
-    if distances:
-        try:
-            matrix = tuple(tuple(int(word) for word in row.split(",")) for row in distances.split("/"))
-        except ValueError:
-            raise UserError(f'--distances {distances}: write numbers, e.g. "10,20/20,10"') from None
-    else:
-        count = len(cells)
-        matrix = tuple(tuple(LOCAL_DISTANCE if i == j else 20 for j in range(count)) for i in range(count))
-    return Topology(tuple(cells), matrix, not oblivious, int(levels))
+        cells = [Node(1 if cpus is None else cpus, memory)] * (4 if nodes is None else nodes)
+    span = range(len(cells))
+    matrix = tuple(tuple(LOCAL_DISTANCE if i == j else REMOTE_DISTANCE for j in span) for i in span)
+    topology = Topology(tuple(cells), _rows(distances) if distances else matrix, visible, levels)
+    check(topology, allow_asymmetric=options["asymmetric"])
+    return topology
+
+
+def _cell(number: int, shape: str) -> Node:
+    from numalab.machine.topology import Node
+    from numalab.units import parse_size
+
+    cpus, colon, size = shape.partition(":")
+    if not colon or not cpus.isdigit():
+        raise UserError(f"--node {shape}: write CPUS:SIZE, e.g. 2:512M")
+    return Node(int(cpus), parse_size(size, what=f"--node {number}"))
+
+
+def _rows(distances: str) -> tuple[tuple[int, ...], ...]:
+    try:
+        return tuple(tuple(int(word) for word in row.split(",")) for row in distances.split("/"))
+    except ValueError:
+        raise UserError(f'--distances {distances}: write numbers, e.g. "10,20/20,10"') from None

@@ -93,9 +93,7 @@ def _take(options: dict[str, Any]) -> Snapshot:
     from numalab.measure.take import detach, take
     from workloads.build import binaries
 
-    topology = topology_from(
-        *(options[k] for k in ("nodes", "cpus_per_node", "node_memory", "shapes", "distances", "levels", "oblivious"))
-    )
+    topology = topology_from(options)
     kernel = resolve(options["kernel"], build=True)
     argv = options["argv"] or _DEMO
     after: float | None = options["after"]
@@ -104,7 +102,7 @@ def _take(options: dict[str, Any]) -> Snapshot:
         kernel,
         topology,
         extra_files=files,
-        **{k: options[k] for k in ("accel", "append", "share", "host_programs")},
+        **{k: options[k] for k in ("accel", "append", "share", "host_programs", "mirror_host")},
     )
     click.echo(f"numalab: {kernel.release}; {topology}; {accel.describe(machine.accel)}", err=True)
     taken: list[Snapshot] = []

@@ -122,6 +122,17 @@ def host_topology(sysfs: Path = _SYSFS_NODES, *, paging_levels: int = 4) -> tupl
     return Topology(tuple(nodes), tuple(distances), paging_levels=paging_levels), tuple(numbers)
 
 
+def mirrored(node_memory: int, *, visible: bool = True, paging_levels: int = 4, sysfs: Path = _SYSFS_NODES) -> Topology:
+    """Return a machine of the host's shape: its nodes, their CPUs and distances, `node_memory` bytes where it has some.
+
+    Raises:
+        MissingError: the host has no NUMA nodes to mirror.
+    """
+    host, _ = host_topology(sysfs)
+    nodes = tuple(Node(node.cpus, node_memory if node.memory else 0) for node in host.nodes)
+    return Topology(nodes, host.distances, visible, paging_levels)
+
+
 def bind_to_host(topology: Topology, sysfs: Path = _SYSFS_NODES) -> HostBinding:
     """Return where each guest node and vCPU goes: guest node i on the host's i-th node, strictly.
 

@@ -289,7 +289,7 @@ def _is_active(dom: Any) -> bool:
 
 
 def _start_error(message: str) -> Exception:
-    if "Cannot find" in message or "could not find capabilities" in message:
+    if any(words in message for words in ("Cannot find", "could not find capabilities", "No emulator found")):
         return MissingError(f"the machine cannot be started: {message}", remedy="apt-get install qemu-system-x86")
     if "Cannot allocate memory" in message:
         return MissingError(f"not enough memory for the machine: {message}", remedy="use smaller nodes")

@@ -10,6 +10,8 @@ from numalab.errors import UserError
 from numalab.units import format_size, parse_size
 
 LOCAL_DISTANCE = 10
+#: Between nodes, unless said otherwise.
+REMOTE_DISTANCE = 20
 #: ACPI SLIT: 255 means "unreachable"; anything from 10 is a distance.
 MAX_DISTANCE = 254
 
@@ -98,7 +100,7 @@ def uniform(
     cpus_per_node: int = 1,
     node_memory: int | str = "512M",
     *,
-    remote: int = 20,
+    remote: int = REMOTE_DISTANCE,
     visible: bool = True,
     paging_levels: int = 4,
 ) -> Topology:
@@ -142,7 +144,7 @@ def check(topology: Topology, *, allow_asymmetric: bool = True) -> None:
             if not allow_asymmetric and distance != rows[j][i]:
                 raise UserError(
                     f"distances are not symmetric: {i}→{j} is {distance}, {j}→{i} is {rows[j][i]}",
-                    remedy="set asymmetric = true if that is meant",
+                    remedy="set asymmetric = true (--asymmetric) if that is meant",
                 )
     if topology.paging_levels not in (4, 5):
         raise UserError(f"paging_levels must be 4 or 5, not {topology.paging_levels}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numalab.errors import UserError, nearest
-from numalab.machine.topology import LOCAL_DISTANCE, Node, Topology, check, uniform
+from numalab.machine.topology import LOCAL_DISTANCE, REMOTE_DISTANCE, Node, Topology, check, uniform
 from numalab.run.reader import Table, fits, type_name
 
 #: The topology of an experiment that names none, and of any that names it.
@@ -41,7 +41,7 @@ def _topology(table: Table) -> Topology | None:
         count = table.count("nodes", 4, least=1)
         cpus = table.count("cpus_per_node", 1, least=0)
         nodes = [Node(cpus, table.size("node_memory", "512M"))] * count
-    remote = table.get("remote_distance", int, 20)
+    remote = table.get("remote_distance", int, REMOTE_DISTANCE)
     if "distances" in table.value:
         distances = _distances(table)
     else:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from analysis import dataset, reference, report, selection
+from analysis import comparison, dataset, reference, report, selection
 from analysis.comparison import Finding
 from numalab.errors import UserError
 from numalab.kinds import Kind
@@ -44,12 +45,27 @@ def test_policies_stand_against_the_baseline(hardware: dataset.Dataset) -> None:
 
 def test_the_placebo_gives_the_noise_floor_and_is_not_compared(hardware: dataset.Dataset) -> None:
     made = selection.along(hardware, "policy", metrics=["updates_per_second"])
-    floors = selection.noise_floors(hardware)
+    floors = selection.noise_floors(hardware, {"updates_per_second"})
     assert "placebo" not in {each.b.name for each in made}
     for each in made:
         assert each.floor is not None and each.floor.factor is not None
         assert 1.0 < each.floor.factor < 1.1
         assert each.floor == floors[each.point["workload"], "four", "none", "workload", "updates_per_second"]
+
+
+def test_only_what_is_compared_is_measured(hardware: dataset.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result has a thousand counters: no interval is worth its time that nobody asked for."""
+    measured: list[str] = []
+
+    def measure(point: object, source: str, metric: str, *rest: Any) -> Any:
+        measured.append(metric)
+        return comparison_measure(point, source, metric, *rest)
+
+    comparison_measure: Any = comparison.measure
+    monkeypatch.setattr(comparison, "measure", measure)
+    selection.along(hardware, "policy", metrics=["updates_per_second"])
+    assert set(measured) == {"updates_per_second"}
+    assert set(hardware.values["metric"]) > set(measured)
 
 
 def test_another_baseline(hardware: dataset.Dataset) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -84,6 +85,8 @@ def test_completion(shell: str) -> None:
         (("boot", "--cpus-per-node", "0"), "at least one CPU"),
         (("boot", "--distances", "10,20"), "square of 4 × 4"),
         (("boot", "--distances", "a,b"), "write numbers"),
+        (("boot", "--nodes", "2", "--distances", "10,20/30,10"), "0→1 is 20, 1→0 is 30"),
+        (("snapshot", "--nodes", "2", "--distances", "10,20/30,10"), "(--asymmetric) if that is meant"),
         (("boot", "--node-memory", "lots"), "'lots' is not a size"),
         (("boot", "--node-memory", "900T"), "this host has"),
         (("boot", "--accel", "hvf"), "unknown accelerator 'hvf'"),
@@ -95,6 +98,13 @@ def test_boot_says_what_is_wrong(argv: tuple[str, ...], words: str) -> None:
     done = numalab(*argv, "--", "true")
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
+
+
+def test_distances_that_differ_on_purpose() -> None:
+    shape = ("--nodes", "2", "--distances", "10,20/30,10", "--asymmetric")
+    done = numalab("boot", "--accel", "tcg", "--dry-run", *shape)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r'<sibling id="\d" value="(\d+)"', done.stdout) == ["10", "20", "30", "10"]
 
 
 def test_no_such_host_program() -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from numalab.cli.options import machine_options, topology_from
 from numalab.errors import MissingError, UserError
 from numalab.machine import accel
 from numalab.machine.topology import Node, Topology, uniform
@@ -31,6 +34,29 @@ def test_the_hosts_own_shape(sysfs: Path) -> None:
     assert numbers == (0, 2)
     assert topology.nodes == (Node(4, 1 << 30), Node(2, 512 << 20))
     assert topology.distances == ((10, 21), (21, 10))
+
+
+def test_a_machine_of_the_hosts_shape(sysfs: Path) -> None:
+    (sysfs / "node2/meminfo").write_text("Node 2 MemTotal:       0 kB\n")
+    mirror = accel.mirrored(256 << 20, paging_levels=5, sysfs=sysfs)
+    assert mirror == Topology((Node(4, 256 << 20), Node(2, 0)), ((10, 21), (21, 10)), paging_levels=5)
+
+
+def test_a_machine_mirrors_the_host_unless_its_shape_is_given(sysfs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accel, "host_topology", lambda _, own=accel.host_topology: own(sysfs))
+
+    def shape(*argv: str) -> Topology:
+        found: list[Topology] = []
+        verb = click.command()(machine_options(lambda **options: found.append(topology_from(options))))
+        done = CliRunner().invoke(verb, argv)
+        assert done.exit_code == 0, done.output
+        return found[0]
+
+    assert shape("--mirror-host", "--node-memory", "256M") == accel.mirrored(256 << 20)
+    assert shape("--mirror-host", "--nodes", "2") == uniform(2)
+    assert shape("--mirror-host", "--cpus-per-node", "2") == uniform(4, 2)
+    assert shape("--mirror-host", "--node", "1:64M").nodes == (Node(1, 64 << 20),)
+    assert shape() == uniform()
 
 
 def test_binding(sysfs: Path) -> None:
