@@ -90,7 +90,7 @@ def moves_table(runs: Sequence[Run]) -> Table:
 def command(directory: Path, as_json: bool, check: bool) -> int:
     """Print whose node merged pages lie on in the results of DIRECTORY, and what they save.
 
-    Exit status: 0; with --check 1 when a promise is not kept, 3 when there is nothing that could be held against one.
+    Exit status: 0; with --check 1 when a promise is not kept, 3 when of one nobody can tell, or there is none to judge.
     """
     runs = runs_in(directory)
     if as_json:
@@ -106,8 +106,10 @@ def command(directory: Path, as_json: bool, check: bool) -> int:
         click.echo(f"not kept: {line}", err=True)
     for line in found.unknown:
         click.echo(f"not known: {line}", err=True)
-    click.echo(f"{found.kept} promises kept, {len(found.broken)} not kept", err=True)
-    return 1 if found.broken else 0 if found.kept else MissingError.exit_status
+    click.echo(f"{found.kept} promises kept, {len(found.broken)} not kept, {len(found.unknown)} not known", err=True)
+    if found.broken:
+        return 1
+    return MissingError.exit_status if found.unknown or not found.kept else 0
 
 
 if __name__ == "__main__":

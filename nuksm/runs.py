@@ -5,6 +5,7 @@ Reads result directories only. A value that is not there is missing, never 0.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,7 @@ class Run:
         own_name: of the policy, whatever the experiment calls it; "" in results that do not say.
         percent: of the savings that copies may give up, where the policy has copies.
         moves: of the instances that were told to go to another node: what came of it.
+        program: the workload's program and its parameters, whatever the experiment calls it; "": not known.
     """
 
     policy: str
@@ -71,6 +73,7 @@ class Run:
     own_name: str = ""
     percent: int | None = None
     moves: tuple[Move, ...] = ()
+    program: str = ""
 
     @property
     def spread(self) -> float:
@@ -167,7 +170,14 @@ def run_of(result: Json, directory: Path) -> Run | None:
         _passes(directory),
         *_policy(cell),
         _moves(instances, _knobs(cell)),
+        _program(cell),
     )
+
+
+def _program(cell: Json) -> str:
+    """The program with the parameters that its instances share."""
+    workload = cell.get("params", {}).get("workload", {})
+    return json.dumps([workload["program"], workload["params"]], sort_keys=True) if "params" in workload else ""
 
 
 def _knobs(cell: Json) -> dict[str, str]:

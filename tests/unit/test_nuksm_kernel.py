@@ -225,7 +225,7 @@ def test_snapshots_by_node() -> None:
     assert runs.nodes_of_snapshot(process, [0, 1]) == {0: 10, 1: 7}
 
 
-def write(directory: Path, cell_id: str, value: dict[str, Any]) -> None:
+def write(directory: Path, cell_id: str, value: dict[str, Any], *, params: dict[str, Any] | None = None) -> None:
     place = directory / "cells" / cell_id
     place.mkdir(parents=True)
     cell = {
@@ -234,7 +234,7 @@ def write(directory: Path, cell_id: str, value: dict[str, Any]) -> None:
         "experiment": "x",
         "topology": "two",
         "interference": "none",
-        "params": {},
+        "params": params or {},
     }
     rest = {"samples": [], "interference": [], "counters": {}, "placement": [], "provenance": {}, "seconds": 1.0}
     whole = {**rest, **value, "cell": cell, "started": "now", "schema": 2, "kind": "numalab-result"}
