@@ -46,6 +46,11 @@ class Pass:
         return max(self.cost.values())
 
     @property
+    def longest_per_page(self) -> float:
+        """The same for each page."""
+        return self.longest / self.scanned
+
+    @property
     def spread(self) -> bool:
         """Whether several workers have shared the pages as they would on CPUs of their own.
 
