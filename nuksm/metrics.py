@@ -6,6 +6,7 @@ could be a share of; shares of several processes stand in the order of the proce
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,12 @@ def weights_of(nices: Sequence[int]) -> list[int]:
     So (-20, -11) is 10:1 and (-20, -16) is 5:1, as the paper labels them.
     """
     return [max(nices) - nice + 1 for nice in nices]
+
+
+def weights_with_cgroups(weights: Sequence[int], cgroups: Sequence[int]) -> list[int]:
+    """Return weights by priority times the cpu.weight of each one's cgroup, without a common divisor."""
+    products = [weight * cgroup for weight, cgroup in zip(weights, cgroups, strict=True)]
+    return [product // math.gcd(*products) for product in products]
 
 
 def numa_tax(shares: Sequence[float], weights: Sequence[float] | None = None) -> float | None:

@@ -148,6 +148,37 @@ def test_runs_of_one_program_are_told_by_its_parameters(tmp_path: Any) -> None:
     assert found.program == '["samepage", {"size": "2M"}]'
 
 
+CGROUPS = {"numa_policy": "fair", "numa_cgroup_weight": "1"}
+
+
+@pytest.mark.parametrize(
+    ("knobs", "weights"),
+    [
+        (CGROUPS, (10, 1)),
+        ({**CGROUPS, "numa_policy": "priority"}, (20, 1)),  # nice values count, too
+        ({**CGROUPS, "numa_policy": "strict"}, (2, 1)),  # the higher priority alone decides
+        ({**CGROUPS, "numa_cgroup_weight": "0"}, (2, 1)),
+        ({}, (2, 1)),
+    ],
+)
+def test_weights_of_cgroups(tmp_path: Path, knobs: dict[str, str], weights: tuple[int, int]) -> None:
+    files = [[f"/sys/kernel/mm/ksm/{name}", value] for name, value in knobs.items()]
+    both = [instance(number, begun=number, nice=number, local_share=0.5) for number in (0, 1)]
+    # The second has no cgroup of its own, and so the weight that all begin with.
+    both[0]["weight"], both[1]["weight"] = 1000, None
+    found = run_of(result(*both, params={"policy": {"name": "fair", "knobs": files}}), tmp_path)
+    assert found is not None
+    assert found.weights == weights
+    assert found.cgroups is (knobs.get("numa_cgroup_weight") == "1")
+
+
+def test_equals_are_equal_by_their_cgroups() -> None:
+    unequal = replace(FAIR, weights=(10, 1), cgroups=True)
+    assert "are not in the order of the weights 10:1" in judge([STOCK, unequal]).broken[0]
+    assert judge([STOCK, replace(unequal, shares=(0.91, 0.09))]).broken == []
+    assert judge([STOCK, replace(unequal, cgroups=False)]).broken == [], "priorities mean nothing under fair"
+
+
 def status(directory: Path) -> int:
     with pytest.raises(SystemExit) as ended:
         execute(figures.command, [str(directory), "--check"], name="figures")

@@ -318,6 +318,18 @@ def test_shares_rise_with_the_ratio_of_weights(machine: Machine) -> None:
 
 
 @NUKSM
+@pytest.mark.parametrize("weights", [(1000, 100), (100, 1000)])
+def test_shares_are_in_the_order_of_cgroups(machine: Machine, weights: tuple[int, int]) -> None:
+    each = tuple(Instance(node, weight=weight) for node, weight in enumerate(weights))
+    seen = run(machine, FAIR, {**PLACED, "cgroups": 1}, each=each, passes=MANY)
+    assert metrics.ordered_by_weight(seen.shares, weights), (seen.shares, weights)
+    assert seen.savings.same_as(Savings(PAGES, PAGES))
+    # The same processes where cgroups do not count.
+    seen = run(machine, FAIR, PLACED, each=each, passes=MANY)
+    assert metrics.spread(seen.shares) <= metrics.FAIR_POINTS
+
+
+@NUKSM
 def test_the_higher_priority_alone_decides(machine: Machine) -> None:
     each = (Instance(0, nice=1), Instance(1))
     for order in ((0, 1), (1, 0)):
