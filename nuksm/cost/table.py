@@ -20,6 +20,7 @@ SCHEMA = 2
 OFF_BOUND = 1.005
 #: Pages per unit of time that several workers scan, as a ratio to one, by their number.
 SPEEDUP: Mapping[int, float] = {4: 2.5}
+_FRONT, _MERGER = attrgetter("front_per_page"), attrgetter("merger_per_page")
 
 
 @dataclass(frozen=True)
@@ -260,18 +261,18 @@ class Table:
         return {case.passes[0].scanned: case.passes for case in same if case.passes}
 
     def _faster(self, content: str, threads: int, pages: int) -> str:
-        """Pages per time as a ratio to one thread, of each pass that the threads have shared with every size."""
+        """Pages per time as a ratio to one thread: all but the merger's work in even parts, the merger beside it."""
         several = self._by_size(content, threads)
-        longest = attrgetter("longest_per_page")
-        one = {grown.number: grown for grown in growth(self._by_size(content, 1), longest)}
-        shared = set.intersection(*({each.number for each in passes if each.spread} for passes in several.values()))
-        found = [
-            f"{one[grown.number].per_page(pages) / grown.per_page(pages):.2f}"
-            if grown.number in shared & one.keys()
-            else "–"
-            for grown in growth(several, longest)
+        one = {grown.number: grown.per_page(pages) for grown in growth(self._by_size(content, 1))}
+        if threads == 1 or not one:
+            return ""
+        both = zip(growth(several, _FRONT), growth(several, _MERGER), strict=True)
+        ratios = [
+            one[front.number] / max(front.per_page(pages) / threads, merger.per_page(pages))
+            for front, merger in both
+            if front.number in one
         ]
-        return f"; pages per time {', '.join(found)}" if threads > 1 and set(found) != {"–"} else ""
+        return f"; pages per time, if threads share it evenly: {', '.join(f'{ratio:.2f}' for ratio in ratios)}"
 
 
 def _line(grown: Sequence[Growth], pages: int) -> str:

@@ -50,7 +50,8 @@ class Live:
         if not self.perf:
             return ()
         if wanted not in self._events:
-            self._events[wanted] = known(self.machine, wanted)
+            with self.machine.aside():
+                self._events[wanted] = known(self.machine, wanted)
         return self._events[wanted]
 
     def close(self) -> None:

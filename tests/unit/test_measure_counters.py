@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,9 @@ class WithPerf:
 
     def __init__(self, *events: str) -> None:
         self.events, self.asked = events, 0
+
+    def aside(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def run(self, argv: list[str]) -> Completed:
         self.asked += 1

@@ -174,9 +174,14 @@ def test_more_memory_than_there_is_is_modelled() -> None:
     ]
     text = table(*both.cases, *four).to_markdown()
     assert "* modelled: 8G merged in all, 4 threads: 650 in passes 1 to 1, by a line" in text
-    assert "through two points; pages per time 4.00\n" in text
-    unshared = [replace(case, passes=[replace(each, workers=None) for each in case.passes]) for case in four]
-    assert "pages per time 4.00" not in table(*both.cases, *unshared).to_markdown()
+    assert "through two points; pages per time, if threads share it evenly: 15.96\n" in text
+    # The merger beside them, which takes longest as soon as it has more than one of them.
+    merging = [
+        replace(case, passes=[replace(each, workers=replace(SHARED, merger=each.instructions // 2))])
+        for case in four
+        for each in case.passes
+    ]
+    assert "if threads share it evenly: 8.00\n" in table(*both.cases, *merging).to_markdown()
 
 
 def test_a_policy_is_a_row_of_its_own(counted: list[tuple[str, str, str, int]], tmp_path: Path) -> None:
