@@ -36,6 +36,8 @@ SETTLING, LOOKED_AT = 2, 2
 SEEN = 200
 #: Share of a guest's accesses that are local where all merged pages are on its node.
 ALL = 0.95
+#: Share of the merged pages that are moved there before it is looked: some may just be in use by the kernel.
+ALL_MOVED = 0.99
 #: Seconds of wall time for these: a machine inside an emulated one is slow.
 PATIENCE = 900.0
 
@@ -93,6 +95,17 @@ def passes(machine: Machine, number: int) -> None:
         time.sleep(0.5)
 
 
+def until_all_are_on(machine: Machine, node: int) -> None:
+    """Pages that were merged in one pass are moved in a later one."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        pages = ksm.parse_nodes(machine.read_file(f"{KSM}/numa_pages").decode())
+        if pages.get(node, 0) >= ALL_MOVED * sum(pages.values()) > 0:
+            return
+        assert time.monotonic() < deadline, f"merged pages are not on node {node} after {PATIENCE:.0f} s: {pages}"
+        passes(machine, 1)
+
+
 def under(two: Two, policy: Policy, settle_on: int | None = None) -> tuple[dict[str, int], list[dict[str, int]]]:
     """Let KSM work under a policy; return its counters, and the accesses of each guest in the passes looked at.
 
@@ -105,6 +118,7 @@ def under(two: Two, policy: Policy, settle_on: int | None = None) -> tuple[dict[
         two.machine.write_file(f"{KSM}/run", b"1\n")
         passes(two.machine, SETTLING)
         if settle_on is not None:
+            until_all_are_on(two.machine, settle_on)
             two.machine.write_file(f"{KSM}/numa_migrate_rate", b"0\n")
             two.machine.write_file(f"{KSM}/numa_force_node", b"-1\n")
         before = [ksm.stat(two.machine, guest.qemu_pid) for guest in two.guests]
