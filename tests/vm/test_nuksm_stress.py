@@ -33,6 +33,7 @@ def all_went_well(found: Stressed, times: int) -> None:
     assert found.counts["checked_pages"] > 10_000
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.patch_set("nuksm")
 def test_two_minutes_of_six_ways(patched_with_swap: Machine) -> None:
     found = stress(patched_with_swap, TWO_MINUTES)
