@@ -110,7 +110,7 @@ def under(two: Two, policy: Policy, settle_on: int | None = None) -> tuple[dict[
     """Let KSM work under a policy; return its counters, and the accesses of each guest in the passes looked at.
 
     With `settle_on` all merged pages are brought to that node before, and stay there. As long as they are forced to a
-    node nobody looks at accesses (numa_force_node): so they are let go, and nothing may move any more.
+    node nobody looks at accesses (numa_force_node): so they are let go, and that node is the only one they may lie on.
     """
     with applied(two.machine, policy):
         if settle_on is not None:
@@ -119,7 +119,7 @@ def under(two: Two, policy: Policy, settle_on: int | None = None) -> tuple[dict[
         passes(two.machine, SETTLING)
         if settle_on is not None:
             until_all_are_on(two.machine, settle_on)
-            two.machine.write_file(f"{KSM}/numa_migrate_rate", b"0\n")
+            two.machine.write_file(f"{KSM}/numa_nodes", f"{settle_on}\n".encode())
             two.machine.write_file(f"{KSM}/numa_force_node", b"-1\n")
         before = [ksm.stat(two.machine, guest.qemu_pid) for guest in two.guests]
         passes(two.machine, LOOKED_AT)
