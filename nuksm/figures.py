@@ -2,9 +2,10 @@
 
     python -m nuksm.figures results/fairness-2026-11-21
     python -m nuksm.figures --check results/fairness-2026-11-21
+    python -m nuksm.figures --over-time results/figure4-2026-11-21
 
 Reads result directories only. A value that is not there is missing, never 0. Shares and savings are counts, exact in
-emulation; throughput is in no table, because there it is none.
+emulation; throughput is in the table over time only, which says of what kind it is.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from nuksm import metrics
+from nuksm import metrics, overtime
 from nuksm.promises import judge
 from nuksm.runs import Run, runs_in
 from numalab.cli.console import table_console
@@ -86,12 +87,16 @@ def moves_table(runs: Sequence[Run]) -> Table:
 @click.command("figures", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each run.")
+@click.option("--over-time", is_flag=True, help="Throughput and local pages of each process at each of its points.")
 @click.option("--check", is_flag=True, help="Hold the runs against what the patch set promises.")
-def command(directory: Path, as_json: bool, check: bool) -> int:
+def command(directory: Path, as_json: bool, over_time: bool, check: bool) -> int:
     """Print whose node merged pages lie on in the results of DIRECTORY, and what they save.
 
-    Exit status: 0; with --check 1 when a promise is not kept, 3 when there is nothing that could be held against one.
+    Exit status: 0; with --check 1 when a promise is not kept, 3 when of one nobody can tell, or there is none to judge;
+    with --over-time 3 when no process has printed a point.
     """
+    if over_time:
+        return _over_time(directory, as_json)
     runs = runs_in(directory)
     if as_json:
         click.echo(json.dumps([run.to_json() for run in runs], indent=1))
@@ -106,8 +111,21 @@ def command(directory: Path, as_json: bool, check: bool) -> int:
         click.echo(f"not kept: {line}", err=True)
     for line in found.unknown:
         click.echo(f"not known: {line}", err=True)
-    click.echo(f"{found.kept} promises kept, {len(found.broken)} not kept", err=True)
-    return 1 if found.broken else 0 if found.kept else MissingError.exit_status
+    click.echo(f"{found.kept} promises kept, {len(found.broken)} not kept, {len(found.unknown)} not known", err=True)
+    if found.broken:
+        return 1
+    return MissingError.exit_status if found.unknown or not found.kept else 0
+
+
+def _over_time(directory: Path, as_json: bool) -> int:
+    series = overtime.series_in(directory)
+    if as_json:
+        click.echo(json.dumps([each.to_json() for each in series], indent=1))
+    else:
+        table_console().print(overtime.table(series))
+    if not series:
+        click.echo("no process has printed a point: its workload has no `interval`", err=True)
+    return 0 if series else MissingError.exit_status
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ could be a share of; shares of several processes stand in the order of the proce
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +20,8 @@ SAME_SAVINGS = 0.01
 FOLLOW_LOOKS = 8
 #: Seconds that noticing it may take: whoever looks is a process of the machine too.
 FOLLOW_SLACK = 1.0
+#: Seconds that a look takes at most, however long KSM's passes are: otherwise eight passes would be in time always.
+FOLLOW_LOOK = 1.0
 #: The share of the final savings that counts as having found what there is.
 FOUND = 0.9
 
@@ -67,6 +71,12 @@ def weights_of(nices: Sequence[int]) -> list[int]:
     return [max(nices) - nice + 1 for nice in nices]
 
 
+def weights_with_cgroups(weights: Sequence[int], cgroups: Sequence[int]) -> list[int]:
+    """Return weights by priority times the cpu.weight of each one's cgroup, without a common divisor."""
+    products = [weight * cgroup for weight, cgroup in zip(weights, cgroups, strict=True)]
+    return [product // math.gcd(*products) for product in products]
+
+
 def numa_tax(shares: Sequence[float], weights: Sequence[float] | None = None) -> float | None:
     """Return the share of uses that is remote, over all processes, each counted by its weight (default: alike).
 
@@ -82,7 +92,9 @@ def numa_tax(shares: Sequence[float], weights: Sequence[float] | None = None) ->
 
 
 def ordered_by_weight(shares: Sequence[float], weights: Sequence[float], points: float = FAIR_POINTS) -> bool:
-    """Whether nobody of more weight has less on his node, and those of equal weight differ by `points` at most.
+    """Whether who has more weight has more on his node, by more than `points`; equals may differ by that much.
+
+    Shares that are alike at unequal weights are no order: whatever knows nothing of weights would have it.
 
     Raises:
         ValueError: not as many weights as shares.
@@ -91,10 +103,24 @@ def ordered_by_weight(shares: Sequence[float], weights: Sequence[float], points:
         raise ValueError(f"{len(shares)} shares and {len(weights)} weights")
     both = list(zip(shares, weights, strict=True))
     return all(
-        100 * abs(share - other) <= points + 1e-9 if weight == its else (share >= other or weight < its)
+        100 * abs(share - other) <= points + 1e-9
+        if weight == its
+        else 100 * (share - other) > points + 1e-9 or weight < its
         for share, weight in both
         for other, its in both
     )
+
+
+def monotone(shares: Sequence[tuple[float, float]]) -> bool:
+    """Whether more weight always has the larger share; each pair is (weight relative to the others', local share).
+
+    Pairs of one weight are repeats, whose median counts: at unequal weights no two medians may be the same.
+    """
+    by_weight: dict[float, list[float]] = {}
+    for weight, share in shares:
+        by_weight.setdefault(weight, []).append(share)
+    medians = [statistics.median(by_weight[weight]) for weight in sorted(by_weight)]
+    return all(less < more for less, more in pairwise(medians))
 
 
 def follow_bound(sample: float, seconds: float, passes: int, pages: int, rate: float) -> float:
@@ -102,11 +128,12 @@ def follow_bound(sample: float, seconds: float, passes: int, pages: int, rate: f
 
     Args:
         sample: seconds between two looks at a page.
-        seconds, passes: how long so many passes of KSM have taken meanwhile: a page is looked at once in one.
+        seconds, passes: how long so many passes of KSM have taken meanwhile: a page is looked at once in one. A pass
+            counts as FOLLOW_LOOK seconds at most, or as `sample` where that is longer.
         pages: that had to move.
         rate: pages that may move to one node per second; 0: none ever.
     """
-    longest = max(sample, seconds / max(passes, 1))
+    longest = max(sample, min(seconds / max(passes, 1), FOLLOW_LOOK))
     return FOLLOW_LOOKS * longest + (pages / rate if rate else float("inf")) + FOLLOW_SLACK
 
 

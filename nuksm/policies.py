@@ -42,9 +42,16 @@ _PLACING = {
     "hysteresis": Param(int, 50, "per cent by which another node has to be cheaper for a page to move there"),
     "rate": Param(int, 4096, "pages that may move to one node per second; 0: none"),
     "sample": Param(int, 1000, "ms between two looks at the accesses to one merged page"),
+    "cgroups": Param(int, 0, "1: the cpu.weight of a process's cgroup is one more factor of its weight; 0: it is not"),
 }
 #: What stock KSM does, on a kernel that can do otherwise.
-_STOCK = {"numa_policy": "none", "numa_max_copies": "1", "numa_force_node": "-1", "scan_threads": "1"}
+_STOCK = {
+    "numa_policy": "none",
+    "numa_max_copies": "1",
+    "numa_force_node": "-1",
+    "numa_cgroup_weight": "0",
+    "scan_threads": "1",
+}
 
 
 def knob(name: str, value: str, *, optional: bool = False) -> Knob:
@@ -82,6 +89,7 @@ def _placing(name: str, summary: str, values: Mapping[str, str], params: Mapping
         "numa_migrate_rate": "{rate}",
         "numa_sample_millisecs": "{sample}",
         **_STOCK,
+        "numa_cgroup_weight": "{cgroups}",
         "scan_threads": "{threads}",
         **values,
     }

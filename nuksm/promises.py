@@ -45,13 +45,30 @@ def judge(runs: Sequence[Run]) -> Judged:
             _savings(run, _stock(runs, run), what, found)
         if run.percent is not None:
             _copies(run, what, found)
+    _ratios(runs, found)
     return found
+
+
+def _ratios(runs: Sequence[Run], found: Judged) -> None:
+    """Where weights count shares rise with them, from 1:10 to 10:1, over all runs of one program and its parameters."""
+    alike: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        weighted = run.own_name == "priority" or (run.own_name == "fair" and run.cgroups)
+        if weighted and not run.moves and len(run.shares) == 2:
+            alike.setdefault((run.policy, run.kernel, run.program or run.workload), []).append(run)
+    for (policy, _, _), group in alike.items():
+        pairs = {run.weights[0] / run.weights[1]: run for run in group}
+        if len(pairs) < 2:
+            continue
+        ok = metrics.monotone([(run.weights[0] / run.weights[1], run.shares[0]) for run in group])
+        each = ", ".join(pairs[ratio].workload for ratio in sorted(pairs))
+        found.say(ok, f"{policy}: local shares of the first process do not rise with its weight: {each}")
 
 
 def _shares(run: Run, what: str, found: Judged) -> None:
     """Equals differ by some points at most; others have shares in the order of their weights."""
     shares = " and ".join(f"{share:.3f}" for share in run.shares)
-    if len(set(run.weights)) == 1 or run.own_name == "fair":
+    if len(set(run.weights)) == 1 or (run.own_name == "fair" and not run.cgroups):
         ok = run.spread <= metrics.FAIR_POINTS
         found.say(ok, f"{what}: local shares {shares} differ by {run.spread:.1f} points")
     else:

@@ -5,6 +5,7 @@ Reads result directories only. A value that is not there is missing, never 0.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from numalab.results import CELLS, Json, load_results, succeeded
 
 #: The metric of a workload that says what part of its shared pages is on its node.
 LOCAL = "local_share"
+#: The cpu.weight of a cgroup that nobody has given one, and of processes without a cgroup of their own.
+CGROUP_WEIGHT = 100
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,14 @@ class Run:
         order: numbers of the instances in the order in which they began.
         shares: local share of each instance's pages, by number.
         used: local share of each instance's accesses that the kernel has sampled (ksm_stat); None: it samples none.
-        weights: of their priorities.
+        weights: of their priorities, and of their cgroups where these count.
         savings: as the last to end saw it; None: not counted.
         passes: after which 90 % of the final savings were there, by the points of the first instance; None: not known.
         own_name: of the policy, whatever the experiment calls it; "" in results that do not say.
         percent: of the savings that copies may give up, where the policy has copies.
         moves: of the instances that were told to go to another node: what came of it.
+        cgroups: whether the cpu.weight of cgroups counts (numa_cgroup_weight).
+        program: the workload's program and its parameters, whatever the experiment calls it; "": not known.
     """
 
     policy: str
@@ -71,6 +76,8 @@ class Run:
     own_name: str = ""
     percent: int | None = None
     moves: tuple[Move, ...] = ()
+    program: str = ""
+    cgroups: bool = False
 
     @property
     def spread(self) -> float:
@@ -162,12 +169,31 @@ def run_of(result: Json, directory: Path) -> Run | None:
         tuple(one["instance"] for one in sorted(instances, key=lambda one: one["begun"])),
         tuple(share for share in shares if share is not None),
         tuple(used_share_of(one) for one in instances),
-        tuple(metrics.weights_of([one["nice"] for one in instances])),
+        tuple(_weights(instances, _knobs(cell))),
         _savings(instances),
         _passes(directory),
         *_policy(cell),
         _moves(instances, _knobs(cell)),
+        _program(cell),
+        _knobs(cell).get("numa_cgroup_weight") == "1",
     )
+
+
+def _weights(instances: Sequence[Json], knobs: Mapping[str, str]) -> list[int]:
+    """What the kernel weighs processes by; priorities where nothing says so."""
+    nices = metrics.weights_of([one["nice"] for one in instances])
+    policy = knobs.get("numa_policy")
+    # The higher priority alone decides, among equals the cgroup.
+    if knobs.get("numa_cgroup_weight") != "1" or (policy == "strict" and len(set(nices)) > 1):
+        return nices
+    by = nices if policy == "priority" else [1] * len(nices)
+    return metrics.weights_with_cgroups(by, [one.get("weight") or CGROUP_WEIGHT for one in instances])
+
+
+def _program(cell: Json) -> str:
+    """The program with the parameters that its instances share."""
+    workload = cell.get("params", {}).get("workload", {})
+    return json.dumps([workload["program"], workload["params"]], sort_keys=True) if "params" in workload else ""
 
 
 def _knobs(cell: Json) -> dict[str, str]:

@@ -7,7 +7,7 @@ determine and more than two put to the test.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,10 +39,12 @@ class Growth:
         return self.base + self.level * float(np.log2(pages))
 
 
-def growth(by_size: Mapping[int, Sequence[Pass]]) -> list[Growth]:
+def growth(
+    by_size: Mapping[int, Sequence[Pass]], cost: Callable[[Pass], float] = lambda each: each.per_page
+) -> list[Growth]:
     """Return the growth of each pass that was counted with every size (pages of all processes → passes).
 
-    Empty for fewer than two sizes: nobody can tell then.
+    `cost` is what grows, for each page. Empty for fewer than two sizes: nobody can tell then.
     """
     if len(by_size) < 2:
         return []
@@ -50,7 +52,7 @@ def growth(by_size: Mapping[int, Sequence[Pass]]) -> list[Growth]:
     levels = np.log2(np.array(pages, dtype=float))
     found = []
     for same in zip(*(by_size[count] for count in pages), strict=False):
-        counted = np.array([each.per_page for each in same])
+        counted = np.array([cost(each) for each in same])
         level, base = np.polyfit(levels, counted, 1)
         missed = float(np.max(np.abs(base + level * levels - counted) / counted))
         found.append(Growth(same[0].number, float(base), float(level), missed if len(pages) > 2 else None))

@@ -46,6 +46,16 @@ class Pass:
         return max(self.cost.values())
 
     @property
+    def merger_per_page(self) -> float:
+        """Of the merger, for each page; 0 where one thread does everything."""
+        return (self.workers.merger if self.workers else 0) / self.scanned
+
+    @property
+    def front_per_page(self) -> float:
+        """Of all others together, for each page."""
+        return self.per_page - self.merger_per_page
+
+    @property
     def spread(self) -> bool:
         """Whether several workers have shared the pages as they would on CPUs of their own.
 

@@ -47,9 +47,20 @@ _LONG_SLEEP = 3_600_000
 CONTENTS: Mapping[str, tuple[int, int]] = {"merged": (1, 1), "unique": (1, 2)}
 
 
-def knobs(threads: int) -> tuple[Knob, ...]:
-    """What is set for counting; `threads` above 1 takes a kernel of the patch set, 1 leaves its file alone."""
+#: What places no pages: as KSM is where nobody asks for more.
+NO_POLICY = "none"
+#: ms between two looks at a page where a policy places pages: each pass looks at all of them.
+_SAMPLE = 1
+
+
+def knobs(threads: int, policy: str = NO_POLICY) -> tuple[Knob, ...]:
+    """What is set for counting.
+
+    `threads` above 1, and a `policy` (a word of numa_policy), take a kernel of the patch set; its files are left alone
+    otherwise.
+    """
     several = (Knob(f"{KSM}/scan_threads", str(threads), brought_by="the patch set nuksm"),) if threads > 1 else ()
+    placing = {} if policy == NO_POLICY else {"numa_sample_millisecs": str(_SAMPLE), "numa_policy": policy}
     return (
         *STEADY,
         Knob(f"{KSM}/run", "2"),
@@ -60,6 +71,7 @@ def knobs(threads: int) -> tuple[Knob, ...]:
         Knob(f"{KSM}/pages_to_scan", _ALL_PAGES),
         Knob(f"{KSM}/sleep_millisecs", str(_LONG_SLEEP)),
         *several,
+        *(Knob(f"{KSM}/{name}", value, brought_by="the patch set nuksm") for name, value in placing.items()),
         Knob(f"{KSM}/run", "2"),
     )
 
@@ -71,6 +83,7 @@ def passes_on(
     threads: int,
     passes: int,
     *,
+    policy: str = NO_POLICY,
     log_dir: Path,
     kept: Kept,
     say: Callable[[str], None] = lambda _: None,
@@ -80,7 +93,7 @@ def passes_on(
     What is in `kept` is not counted again, and what is counted is put there.
 
     Raises:
-        MissingError: the kernel does not have what `threads` need.
+        MissingError: the kernel does not have what `threads` or `policy` need.
         ExperimentError, MachineLostError: a process failed, or the machine was lost.
     """
     from numalab.machine.session import Machine
@@ -94,12 +107,12 @@ def passes_on(
 
     def count(mark: Mark, machine: Any) -> None:
         if mark.name == "ready":
-            say(f"{kernel.name}: {size}, {content}, {threads} thread{'s' if threads > 1 else ''}")
+            say(f"{kernel.name}: {size}, {content}, {threads} thread{'s' if threads > 1 else ''}, policy {policy}")
             found.extend(fewest([_drive(machine, passes) for _ in range(ROUNDS)]))
 
     placed = place(Instances(tuple(each)), samepage, given, NONE, TOPOLOGY)
     together = Together(placed, range(len(placed)), count, RUN_SECONDS)
-    setting = Policy("scan cost", "", knobs(threads))
+    setting = Policy("scan cost", "", knobs(threads, policy))
     files = {"/bin/samepage": binaries()["samepage"]}
     what = {
         **depends_on(kernel, TOPOLOGY, setting.knobs, samepage=files["/bin/samepage"]),

@@ -26,6 +26,17 @@ _EXPLAIN = click.option(
 _COLOURS = {"pass": "green", "xfail": "green", "skip": "yellow"}
 
 
+def _files(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Pairs of path and value."""
+    found = []
+    for each in given:
+        file, equals, value = each.partition("=")
+        if not (file.startswith("/") and equals and value):
+            raise click.BadParameter(f"{each!r}: write FILE=VALUE, FILE beginning with a slash")
+        found.append((file, value))
+    return tuple(found)
+
+
 @click.group("selftest")
 def command() -> None:
     """Build, run and compare the kernel's own test programs.
@@ -98,6 +109,14 @@ def build(source: str | None, as_json: bool) -> None:
 @click.option(
     "--append-own", "own", default="", help="Words for the kernel under test alone; the other knows them not."
 )
+@click.option(
+    "--own-set",
+    "files",
+    multiple=True,
+    metavar="FILE=VALUE",
+    callback=_files,
+    help="Set a file of the kernel under test before each program, and back after it; may be repeated.",
+)
 @click.option("--patience", type=float, default=1.0, show_default=True, help="Factor on every program's time-out.")
 @_SOURCE
 @_EXPLAIN
@@ -115,6 +134,7 @@ def run(
     source: str | None,
     explain: Path | None,
     own: str,
+    files: tuple[tuple[str, str], ...],
     as_json: bool,
     **machine: Any,
 ) -> int:
@@ -131,7 +151,7 @@ def run(
 
     explanations = read_explanations(explain) if explain else {}
     both = _setting(group, names, kernel, source, machine)
-    setting = replace(both, append=f"{both.append} {own}".strip())
+    setting = replace(both, append=f"{both.append} {own}".strip(), files=files)
     out = out or Path("results", f"selftest-{group}-{kernel.replace('/', '_')}")
     out.mkdir(parents=True, exist_ok=True)
     if no_baseline or kernel == against:

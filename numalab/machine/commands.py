@@ -104,6 +104,10 @@ class Commands:
         """Do something to the next command when it announces the mark `name`; see `LateActions`."""
         return self._late.at_mark(name, action)
 
+    def aside(self) -> contextlib.AbstractContextManager[None]:
+        """Commands of the block are not the next one that something waits for; see `LateActions`."""
+        return self._late.aside()
+
     def read_file(self, path: str) -> bytes:
         """Return the content of a file of the guest (proc and sysfs too); GuestFileError when it cannot be read."""
         with self.request(ch.GET, path.encode()) as (stream, status):

@@ -126,6 +126,10 @@ class HostMachine:
         """Do something to the next command when it announces the mark `name`; see `LateActions`."""
         return self._late.at_mark(name, action)
 
+    def aside(self) -> contextlib.AbstractContextManager[None]:
+        """Commands of the block are not the next one that something waits for; see `LateActions`."""
+        return self._late.aside()
+
     def run(self, argv: Sequence[str], *, timeout: float | None = None, **more: Any) -> Completed:
         """Run a command to its end.
 

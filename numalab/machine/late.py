@@ -35,6 +35,15 @@ class LateActions:
             if late in self._waiting:
                 self._waiting.remove(late)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Commands of the block take nothing of what waits: they prepare something for the one that is meant."""
+        waiting, self._waiting = self._waiting, []
+        try:
+            yield
+        finally:
+            self._waiting = waiting
+
     def serving(self, on_mark: Serve | None) -> tuple[Serve | None, Action]:
         """Hand all that waits to a command that is about to be started.
 

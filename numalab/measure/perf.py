@@ -10,10 +10,10 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from numalab.errors import UserError
-from numalab.machine.outcome import GuestFileError
+from numalab.machine.outcome import Completed, GuestFileError
 from numalab.measure.counters import GuestFiles
 
 #: What the papers on page tables count; user space only, as they do.
@@ -100,6 +100,28 @@ def parse(text: str, wanted: Sequence[str] = ()) -> PerfReport:
     seen = {each.event for each in events} | {_plain(each.event) for each in events}
     absent = [PerfEvent(name, None, missing="<not reported>") for name in wanted if _plain(name) not in seen]
     return PerfReport((*events, *absent), tuple(broken))
+
+
+class Guest(Protocol):
+    """What a machine must offer (`numalab.machine.session.Machine` does)."""
+
+    def run(self, argv: list[str]) -> Completed:
+        """Run a command of the guest to its end."""
+
+
+def known(machine: Guest, events: Sequence[str]) -> tuple[str, ...]:
+    """Return those of `events` that perf on the machine takes, in their order.
+
+    The names are the processor's (`perf list`): one that it does not know would keep perf from counting the others too,
+    and the program from running. perf itself is asked, by counting nothing: aliases and modifiers are in no list.
+    """
+
+    def takes(some: Sequence[str]) -> bool:
+        return machine.run([*argv_prefix("/dev/null", some), "true"]).ok
+
+    if not events or takes(events):
+        return tuple(events)
+    return tuple(event for event in events if takes([event]))
 
 
 def _plain(event: str) -> str:

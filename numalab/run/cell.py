@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -135,7 +135,7 @@ class _Attempt:
             self.failed(error)
 
     def _program(self, live: Live) -> None:
-        counted = bool(live.perf and self.context.perf)
+        counted = live.events(tuple(self.context.perf))
         self.readings["start"] = counters.read(live.machine)
         try:
             done = self._together(live, counted) if self.cell.instances else self._alone(live, counted)
@@ -161,10 +161,10 @@ class _Attempt:
         if self.broken:
             self.failed(self.broken)
 
-    def _alone(self, live: Live, counted: bool) -> Completed | None:
-        """Run the program to its end; None when it could not be started."""
+    def _alone(self, live: Live, counted: Sequence[str]) -> Completed | None:
+        """Run the program to its end, with the events `counted`; None when it could not be started."""
         report = f"{getattr(live.machine, 'scratch', '/tmp')}/{_PERF_OUTPUT}"
-        argv = [*(perf.argv_prefix(report, self.context.perf) if counted else ()), *self.cell.argv]
+        argv = [*(perf.argv_prefix(report, counted) if counted else ()), *self.cell.argv]
         try:
             process = live.machine.start(argv, on_mark=self._on_mark)
         except GuestFileError as error:
@@ -181,11 +181,10 @@ class _Attempt:
                 self.perf = perf.parse(text, self.context.perf)
         return done
 
-    def _together(self, live: Live, counted: bool) -> Completed:
+    def _together(self, live: Live, counted: Sequence[str]) -> Completed:
         """Run the instances to their ends; return the one that stands for all."""
         cell, context = self.cell, self.context
-        events = context.perf if counted else ()
-        together = Together(cell.instances, cell.order, self._on_mark, context.timeout, events)
+        together = Together(cell.instances, cell.order, self._on_mark, context.timeout, counted, context.perf)
         try:
             together.run(live.machine)
         finally:

@@ -62,6 +62,9 @@ class MachineLike(Protocol):
     ) -> ProcessLike:
         """Start a command."""
 
+    def aside(self) -> AbstractContextManager[None]:
+        """Commands of the block are not the next one that something waits for."""
+
     def run(self, argv: Sequence[str], *, timeout: float | None = None) -> Completed:
         """Run a command to its end."""
 

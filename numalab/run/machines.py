@@ -14,7 +14,7 @@ from typing import Any
 
 from numalab.errors import ExperimentError
 from numalab.machine.outcome import GuestFileError
-from numalab.measure.perf import has_pmu
+from numalab.measure.perf import has_pmu, known
 from numalab.run.check import MACHINE_OVERHEAD
 from numalab.run.lab import Lab, MachineRequest
 
@@ -42,7 +42,17 @@ class Live:
     perf: bool
     cells: int = 0
     console_read: int = 0
+    _events: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict, repr=False)
     _exit: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
+
+    def events(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
+        """Return those of the events that perf can count here; none where there is no PMU. Asked once for each list."""
+        if not self.perf:
+            return ()
+        if wanted not in self._events:
+            with self.machine.aside():
+                self._events[wanted] = known(self.machine, wanted)
+        return self._events[wanted]
 
     def close(self) -> None:
         """Destroy the machine."""

@@ -50,6 +50,7 @@ class Together:
         on_mark: Callable[[Mark, Any], None],
         timeout: float,
         events: Sequence[str] = (),
+        wanted: Sequence[str] = (),
     ) -> None:
         """Prepare to run `placed` in `order`.
 
@@ -58,12 +59,14 @@ class Together:
             on_mark: called once for each mark; for "ready" and "done" when all are there.
             timeout: seconds each may take.
             events: what perf counts of each of them; empty: perf does not run.
+            wanted: what was asked for; what is not among `events` is missing in the results.
         """
         self._placed = {one.number: one for one in placed}
         self._order = list(order)
         self._on_mark = on_mark
         self._timeout = timeout
         self._events = tuple(events)
+        self._wanted = tuple(wanted) or self._events
         self._perf: dict[int, perf.PerfReport] = {}
         self._processes: dict[int, ProcessLike] = {}
         self._abandoned = False
@@ -169,7 +172,9 @@ class Together:
             if not one.cgroup:
                 continue
             words = f"echo +cpu > {CGROUPS}/cgroup.subtree_control && mkdir -p {one.cgroup} && "
-            done = machine.run(["sh", "-c", words + f"echo {one.instance.weight} > {one.cgroup}/cpu.weight"])
+            # The policy waits for a mark of the first program, and not of this.
+            with machine.aside():
+                done = machine.run(["sh", "-c", words + f"echo {one.instance.weight} > {one.cgroup}/cpu.weight"])
             if not done.ok:
                 said = done.stderr.decode(errors="replace").strip()
                 raise ExperimentError(f"{one.name}: no cgroup with a cpu.weight could be made: {said}")
@@ -187,7 +192,7 @@ class Together:
         for number in self._placed if self._events else ():
             with contextlib.suppress(GuestFileError):
                 text = machine.read_file(self._report(machine, number)).decode(errors="replace")
-                self._perf[number] = perf.parse(text, self._events)
+                self._perf[number] = perf.parse(text, self._wanted)
 
     def results(self, workload: WorkloadLike, accel: str) -> list[Json]:
         """Return what result files hold of them, by number; one without a result line has no samples."""

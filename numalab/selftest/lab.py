@@ -50,6 +50,7 @@ class Setting:
         topology, accel, append: the machine.
         built: the programs.
         patience: factor on every time-out, the boot's too.
+        files: of the kernel, with what each program finds in them: pairs of path and value.
 
     With BOUNCE among the words of `append`, each thread of a program goes to another CPU every millisecond.
     """
@@ -62,6 +63,7 @@ class Setting:
     built: Programs
     append: str = ""
     patience: float = 1.0
+    files: tuple[tuple[str, str], ...] = ()
 
     @property
     def bounces(self) -> bool:
@@ -77,6 +79,8 @@ class Setting:
             "accel": self.accel,
             "append": self.append,
             "programs": self.built.key,
+            # Absent otherwise: what was known before there was such a thing stays known.
+            **({"files": self.files} if self.files else {}),
         }
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -112,7 +116,12 @@ def run(
         return Run(
             setting.group.name,
             _kernel_facts(setting.kernel),
-            {"accel": setting.accel, "topology": setting.topology.to_json(), **(machines[0] if machines else {})},
+            {
+                "accel": setting.accel,
+                "topology": setting.topology.to_json(),
+                **({"files": dict(setting.files)} if setting.files else {}),
+                **(machines[0] if machines else {}),
+            },
             setting.built.key,
             tuple(map(tuple, done)),
             before.started if before else started,
@@ -152,6 +161,7 @@ def run(
             on_result=keep,
             patience=setting.patience,
             wrap=(_BOUNCE_PROGRAM,) if setting.bounces else (),
+            files=dict(setting.files),
         )
     return so_far()
 

@@ -35,7 +35,9 @@ _RESULTS, _BASELINE = "results.json", "baseline.json"
 
 @dataclass(frozen=True)
 class Axis:
-    """Boot options that exclude each other: value → words of the kernel's command line.
+    """Settings that exclude each other: value → words of the kernel's command line.
+
+    A word FILE=VALUE whose FILE begins with a slash is set before each program, and set back after it.
 
     `own`: for the kernel under test alone. `groups`: to which it means something; empty: to all of them.
     """
@@ -106,8 +108,16 @@ class Point:
 
     def words(self, *, own: bool) -> str:
         """Return what is added to the kernel's command line; with or without those of its own."""
+        return " ".join(word for word in self._said(own=own) if not word.startswith("/"))
+
+    def files(self, *, own: bool) -> tuple[tuple[str, str], ...]:
+        """Return the files that are set before each program, and their values; with or without those of its own."""
+        pairs = (word.partition("=") for word in self._said(own=own) if word.startswith("/"))
+        return tuple((file, value) for file, _, value in pairs)
+
+    def _said(self, *, own: bool) -> list[str]:
         pairs = zip(self.axes, self.chosen, strict=True)
-        return " ".join(axis.values[value] for axis, value in pairs if axis.values[value] and (own or not axis.own))
+        return [word for axis, value in pairs if own or not axis.own for word in axis.values[value].split()]
 
 
 @dataclass(frozen=True)
@@ -149,7 +159,8 @@ class Rig:
         shape = uniform(group.nodes, group.cpus_per_node, group.node_memory, paging_levels=point.levels)
         words = point.words(own=True)
         mine = Setting(group, group.programs, self.kernel, shape, self.accel, self.built, words, self.patience)
-        return mine, replace(mine, kernel=self.against, append=point.words(own=False))
+        mine = replace(mine, files=point.files(own=True))
+        return mine, replace(mine, kernel=self.against, append=point.words(own=False), files=point.files(own=False))
 
 
 def load(path: Path = FILE) -> Matrix:
@@ -248,9 +259,12 @@ def share(points: Sequence[Point], which: int, of: int) -> list[Point]:
 
     Points that are held against the same baseline are in the same share: none is run twice, nobody waits for one.
     """
-    baselines = {(point.group, point.levels, point.words(own=False)): None for point in points}
-    number = {baseline: index % of + 1 for index, baseline in enumerate(baselines)}
-    return [point for point in points if number[point.group, point.levels, point.words(own=False)] == which]
+
+    def baseline(point: Point) -> tuple[object, ...]:
+        return point.group, point.levels, point.words(own=False), point.files(own=False)
+
+    number = {each: index % of + 1 for index, each in enumerate(dict.fromkeys(map(baseline, points)))}
+    return [point for point in points if number[baseline(point)] == which]
 
 
 def run(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from numalab.errors import ExperimentError, MachineLostError
 from numalab.machine.outcome import GuestFileError
@@ -26,8 +27,10 @@ class CannotError(Exception):
 
 
 @contextlib.contextmanager
-def prepared(program: Program, machine: MachineLike) -> Iterator[None]:
+def prepared(program: Program, machine: MachineLike, files: Mapping[str, str] | None = None) -> Iterator[None]:
     """Check what `program` needs, set it, and set it back at the end of the block.
+
+    `files` of the kernel, and their values, are set before what the program itself asks for.
 
     Raises:
         CannotError: the machine cannot have it.
@@ -40,7 +43,7 @@ def prepared(program: Program, machine: MachineLike) -> Iterator[None]:
     nodes = memory_nodes(machine)
     if nodes < program.nodes:
         raise CannotError(f"needs {program.nodes} nodes with memory, the machine has {nodes}")
-    settings = {_file_of(name): value for name, value in program.sysctls.items()}
+    settings = {**(files or {}), **{_file_of(name): value for name, value in program.sysctls.items()}}
     if program.hugepages:
         settings[_NR_HUGEPAGES] = str(program.hugepages)
     with contextlib.ExitStack() as stack:
@@ -84,10 +87,16 @@ def _has(machine: MachineLike, needed: str) -> bool:
     return _succeeds(machine, "test", "-e", needed)
 
 
+def _value_of(said: bytes) -> bytes:
+    """What a file takes to be as it is: of a choice, "always [madvise] never", the word in brackets."""
+    chosen = re.search(rb"\[(\S+)\]", said)
+    return chosen[1] + b"\n" if chosen else said
+
+
 @contextlib.contextmanager
 def _set(machine: MachineLike, knob: str, value: str) -> Iterator[None]:
     try:
-        before = machine.read_file(knob)
+        before = _value_of(machine.read_file(knob))
         machine.write_file(knob, value.encode() + b"\n")
     except GuestFileError as error:
         raise CannotError(f"cannot set {knob} to {value}: {error.strerror}") from error

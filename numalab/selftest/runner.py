@@ -97,6 +97,7 @@ def run(
     on_result: Callable[[Result], None] = lambda _: None,
     patience: float = 1.0,
     wrap: Sequence[str] = (),
+    files: Mapping[str, str] | None = None,
 ) -> list[Result]:
     """Run `programs` of `group`, in order, and return a result for every one of them.
 
@@ -110,6 +111,7 @@ def run(
         on_result: is told each result as it comes.
         patience: factor on every time-out.
         wrap: words before each program's command that make its threads bounce; steady programs go without.
+        files: of the kernel, and what they are set to before each program; as before after it.
 
     Raises:
         MachineLostError: no machine comes up.
@@ -121,7 +123,7 @@ def run(
         # An exception out of the block would hide how the machine ended: it is caught inside.
         with open_machine() as machine:
             while left and fresh:
-                result = _run_one(group, left.pop(0), machine, linkage, patience, wrap)
+                result = _run_one(group, left.pop(0), machine, linkage, patience, wrap, files)
                 results.append(result)
                 on_result(result)
                 fresh = result.verdict not in (Verdict.LOST, Verdict.TIMEOUT)
@@ -129,12 +131,18 @@ def run(
 
 
 def _run_one(
-    group: Group, program: Program, machine: MachineLike, linkage: Linkage, patience: float, wrap: Sequence[str]
+    group: Group,
+    program: Program,
+    machine: MachineLike,
+    linkage: Linkage,
+    patience: float,
+    wrap: Sequence[str],
+    files: Mapping[str, str] | None,
 ) -> Result:
     begun = time.monotonic()
     before = len(console.read(machine.console))
     try:
-        result = _prepared(group, program, machine, linkage, patience, wrap)
+        result = _prepared(group, program, machine, linkage, patience, wrap, files)
     except MachineLostError as error:
         reason = f"{getattr(error, 'type', 'lost')}: {str(error).partition(chr(10))[0]}"
         result = Result(program.name, Verdict.LOST, reason)
@@ -144,7 +152,13 @@ def _run_one(
 
 
 def _prepared(
-    group: Group, program: Program, machine: MachineLike, linkage: Linkage, patience: float, wrap: Sequence[str]
+    group: Group,
+    program: Program,
+    machine: MachineLike,
+    linkage: Linkage,
+    patience: float,
+    wrap: Sequence[str],
+    files: Mapping[str, str] | None,
 ) -> Result:
     argv = list(program.argv)
     if group.directory:
@@ -153,7 +167,7 @@ def _prepared(
             return Result(program.name, Verdict.MISSING, "not built (numalab selftest build says why)")
         argv[0] = str(GUEST_TOP / path)
     try:
-        with prepare.prepared(program, machine):
+        with prepare.prepared(program, machine, files):
             return _executed(
                 program, [*(() if program.steady else wrap), *prepare.as_user(program, argv)], machine, patience
             )

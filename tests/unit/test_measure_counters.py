@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from numalab.errors import ExperimentError, UserError
-from numalab.machine.outcome import GuestFileError
+from numalab.machine.outcome import Completed, GuestFileError
 from numalab.measure import counters, perf
 from numalab.measure.counters import Counters, parse_status, parse_vmstat
+from numalab.run.machines import Live
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -171,6 +173,45 @@ def test_perf_command() -> None:
     for bad in ([], [""], ["a,b"], ["a b"]):
         with pytest.raises(UserError):
             perf.argv_prefix("/tmp/perf.json", bad)
+
+
+class WithPerf:
+    """A machine whose perf knows some events, and ends with a syntax error when it is given another among them."""
+
+    def __init__(self, *events: str) -> None:
+        self.events, self.asked = events, 0
+
+    def aside(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def run(self, argv: list[str]) -> Completed:
+        self.asked += 1
+        assert argv[-2:] == ["--", "true"]
+        given = argv[argv.index("-e") + 1].split(",")
+        bad = [each for each in given if each.partition(":")[0] not in self.events]
+        return Completed(argv, 129 if bad else 0, None, b"", b"event syntax error" if bad else b"")
+
+
+def test_events_that_perf_does_not_know_are_left_out() -> None:
+    intel, amd = "mem_load_l3_miss_retired.local_dram", "ls_dmnd_fills_from_sys.dram_io_near"
+    wanted = ["node-loads", intel, amd, "instructions:u"]
+    assert perf.known(WithPerf("node-loads", "instructions", intel), wanted) == ("node-loads", intel, "instructions:u")
+    assert perf.known(WithPerf("node-loads", "instructions", amd), wanted) == ("node-loads", amd, "instructions:u")
+    assert perf.known(WithPerf(), wanted) == ()
+    all_of_them = WithPerf("node-loads", "instructions", intel, amd)
+    assert perf.known(all_of_them, wanted) == tuple(wanted)
+    assert all_of_them.asked == 1
+    report = perf.parse('{"event": "node-loads", "counter-value": "5"}', wanted)
+    assert report.to_json() == {"node-loads": 5.0, intel: None, amd: None, "instructions:u": None}, "missing, not 0"
+
+
+def test_a_machine_is_asked_once_and_one_without_a_pmu_never() -> None:
+    machine = WithPerf("cycles")
+    live = Live(machine, {}, 1, perf=True)
+    assert [live.events(("cycles", "x")) for _ in range(2)] == [("cycles",)] * 2
+    assert machine.asked == 3
+    assert Live(machine, {}, 1, perf=False).events(("cycles",)) == ()
+    assert machine.asked == 3
 
 
 def test_pmu_probe() -> None:

@@ -82,6 +82,23 @@ def test_off_is_compared_with_the_kernel_without_the_patches(mine: int, base: in
     assert other.broken == [], "a base that differs in more says nothing"
 
 
+def test_each_pass_is_judged_by_itself() -> None:
+    """One that takes less would hide those that take more."""
+    mine, base = [(100, {"ksmd": n}) for n in (1000, 500, 1006)], [(100, {"ksmd": n}) for n in (1000, 1000, 1000)]
+    case = Case("1M", "merged", 1, passes(*mine), passes(*base))
+    assert case.ratio is not None
+    assert case.ratio < 1
+    assert case.ratios == [1.0, 0.5, 1.006]
+    [said] = table(case).broken
+    assert said == "1M merged, 1 thread, pass 3: 1.00600 of the base's instructions, at most 1.005 were promised"
+    assert "| 2 × 1M merged | 1 | 10 | 5 | 10 | 1.00000 | 0.50000 | 1.00600 | 0.8353 |" in table(case).to_markdown()
+    assert table(case).to_json()["cases"][0]["ratio_by_pass"] == case.ratios
+    fair = replace(case, policy="fair")
+    assert table(fair).broken == [], "what is switched on may cost"
+    assert "| 2 × 1M merged, fair | 1 |" in table(fair).to_markdown()
+    assert table(fair, Case("1M", "merged", 4, FOUR)).one(case) is None, "nor is it what threads are compared with"
+
+
 def test_several_threads_are_as_fast_as_the_longest_of_them() -> None:
     one, four = Case("1M", "merged", 1, ONE, ONE), Case("1M", "merged", 4, FOUR)
     found = table(one, four)
@@ -126,8 +143,8 @@ def test_markdown_and_json() -> None:
     found.complaints.append("WARNING: at mm/ksm.c")
     text = found.to_markdown()
     assert "Counted in emulation" in text
-    assert "| 2 × 1M merged | 1 | 4 | 4 | 1.0000 |  |  |  | 1 passes |" in text
-    assert "| 2 × 1M merged | 4 | 4 | 4 |  | 3.64 | 3.64, 3.64 | 11%, 11% |" in text
+    assert "| 2 × 1M merged | 1 | 4 | 4 | 1.00000 | 1.00000 | 1.0000 |  |  |  | 1 passes |" in text
+    assert "| 2 × 1M merged | 4 | 4 | 4 |  |  |  | 3.64 | 3.64, 3.64 | 11%, 11% |" in text
     assert "* not counted: 8M merged, 2 threads: this kernel has no scan_threads" in text
     assert "WARNING" in text
     said = json.loads(json.dumps(found.to_json()))
@@ -150,6 +167,31 @@ def test_more_memory_than_there_is_is_modelled() -> None:
     both = table(Case("2M", "merged", 1, counted(1024)), Case("8M", "merged", 1, counted(4096)))
     assert "* modelled: 8G merged in all, one thread: 1,000, 2,600 in passes 1 to 2" in both.to_markdown()
     assert "modelled" not in table(Case("2M", "merged", 1, counted(1024))).to_markdown()
+    four = [
+        Case(size, "merged", 4, [replace(each, cost={"a": each.instructions // 4, "ksmd": 5}, workers=shared)])
+        for size, pages, shared in (("2M", 1024, SHARED), ("8M", 4096, SHARED))
+        for each in counted(pages)[1:]
+    ]
+    text = table(*both.cases, *four).to_markdown()
+    assert "* modelled: 8G merged in all, 4 threads: 650 in passes 1 to 1, by a line" in text
+    assert "through two points; pages per time, if threads share it evenly: 15.96\n" in text
+    # The merger beside them, which takes longest as soon as it has more than one of them.
+    merging = [
+        replace(case, passes=[replace(each, workers=replace(SHARED, merger=each.instructions // 2))])
+        for case in four
+        for each in case.passes
+    ]
+    assert "if threads share it evenly: 8.00\n" in table(*both.cases, *merging).to_markdown()
+
+
+def test_a_policy_is_a_row_of_its_own(counted: list[tuple[str, str, str, int]], tmp_path: Path) -> None:
+    words = ("--size", "1M", "--content", "merged", "--threads", "1", "--policy", "fair", "--out", str(tmp_path))
+    assert status(*words) == 0
+    said = json.loads((tmp_path / "cost.json").read_text())
+    assert [(case["threads"], case["policy"]) for case in said["cases"]] == [(1, "none"), (1, "fair")]
+    assert counted == [(name, "1M", "merged", 1) for name in ("patched", "patched:none") * 2]
+    assert {knob.path: knob.value for knob in knobs(1, "fair")}[f"{KSM}/numa_policy"] == "fair"
+    assert not any(knob.path.startswith(f"{KSM}/numa_") for knob in knobs(1)), "stock kernels have no such file"
 
 
 def test_what_is_set_for_counting() -> None:
@@ -280,7 +322,7 @@ def test_the_table_in_a_page(counted: list[tuple[str, str, str, int]], tmp_path:
     assert text.startswith("# Head\n")
     assert text.endswith("\ntail\n")
     assert "old" not in text
-    assert "| 2 × 1M merged | 1 | 4 | 4 | 1.0000 |" in text
+    assert "| 2 × 1M merged | 1 | 4 | 4 | 1.00000 | 1.00000 | 1.0000 |" in text
     assert len(counted) == 2
     assert (Path(__file__).parents[2] / "docs" / "scan-cost.md").read_text().count("<!-- nuksm.cost: begin -->") == 1
 

@@ -6,12 +6,14 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from numalab.errors import ExperimentError, UserError
+from numalab.machine.late import LateActions
 from numalab.machine.outcome import (
     CommandFailedError,
     CommandTimeoutError,
@@ -314,6 +316,10 @@ class Guest:
         self.nices: dict[int, int] = {}
         self.ran: list[str] = []
         self.no_cgroups = False
+        self.late = LateActions()
+
+    def aside(self) -> AbstractContextManager[None]:
+        return self.late.aside()
 
     def start(self, argv: Sequence[str], *, on_mark: Callable[[Mark, Any], None]) -> Program:
         if not self.scripts:
@@ -325,6 +331,7 @@ class Guest:
 
     def run(self, argv: Sequence[str], *, timeout: float | None = None) -> Completed:
         self.ran.append(argv[-1])
+        self.late.serving(None)
         return Completed(list(argv), int(self.no_cgroups), None, b"", b"no such file\n")
 
     def read_file(self, path: str) -> bytes:
@@ -466,6 +473,16 @@ def test_cgroups_are_made_before_and_removed_after() -> None:
     with pytest.raises(ExperimentError, match=r"no cgroup with a cpu.weight could be made: no such file"):
         runs.run(guest)  # type: ignore[arg-type]
     assert guest.programs == []
+
+
+def test_cgroups_take_nothing_from_the_programs() -> None:
+    """What a policy does at a mark of the next command is for the first program, and not for what makes its cgroup."""
+    guest = Guest(ALL, ALL)
+    runs, _ = together(guest, each=(Instance(0, weight=200), Instance(1)))
+    with guest.late.at_mark("ready", lambda pid: None):
+        runs._make_cgroups(guest)  # type: ignore[arg-type]
+        assert any("cpu.weight" in words for words in guest.ran)
+        assert guest.late.serving(None)[0] is not None
 
 
 def test_a_program_that_is_not_there() -> None:

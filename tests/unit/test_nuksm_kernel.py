@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nuksm import figures, kernel, points, runs
+from nuksm import figures, kernel, overtime, points, runs
 from nuksm.metrics import Savings, Worker
 from nuksm.policies import KSM
 from numalab.cli.main import execute
 from numalab.errors import ExperimentError
+from numalab.kinds import Kind
 from numalab.machine.outcome import Completed, GuestFileError
 
 STAT = """\
@@ -225,7 +226,7 @@ def test_snapshots_by_node() -> None:
     assert runs.nodes_of_snapshot(process, [0, 1]) == {0: 10, 1: 7}
 
 
-def write(directory: Path, cell_id: str, value: dict[str, Any]) -> None:
+def write(directory: Path, cell_id: str, value: dict[str, Any], *, params: dict[str, Any] | None = None) -> None:
     place = directory / "cells" / cell_id
     place.mkdir(parents=True)
     cell = {
@@ -234,7 +235,7 @@ def write(directory: Path, cell_id: str, value: dict[str, Any]) -> None:
         "experiment": "x",
         "topology": "two",
         "interference": "none",
-        "params": {},
+        "params": params or {},
     }
     rest = {"samples": [], "interference": [], "counters": {}, "placement": [], "provenance": {}, "seconds": 1.0}
     whole = {**rest, **value, "cell": cell, "started": "now", "schema": 2, "kind": "numalab-result"}
@@ -256,3 +257,45 @@ def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         execute(figures.command, [str(tmp_path), "--json"], name="figures")
     assert [each["repeat"] for each in json.loads(capsys.readouterr().out)] == [0, 1]
+
+
+# Over time.
+
+
+def timed(number: int, **values: Any) -> dict[str, Any]:
+    one = instance(number, begun=number, nice=-20, **values)
+    one["samples"].append({"metric": "seconds", "value": 2.0, "unit": "s", "kind": "emulation-time"})
+    return one
+
+
+def test_over_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, f"{1:016x}", result(timed(0), timed(1)))
+    cell = tmp_path / "cells" / f"{1:016x}"
+    (cell / "stdout-0.txt").write_text(OUT)
+    (cell / "stdout-1.txt").write_text("nothing\n")
+    [series] = overtime.series_in(tmp_path)
+    assert (series.instance, series.node, series.nice, series.kind) == (0, 0, -20, Kind.EMULATION_TIME)
+    assert series.rows() == [(0.5, None, 0.75), (1.5, 2000.0, 0.0)]
+    assert figures_status(tmp_path, "--over-time") == 0
+    out = capsys.readouterr().out
+    assert "wall time of the emulation (not a speed)" in out
+    assert "2,000" in out
+    assert "missing" in out, "of the first point there is no rate"
+    assert figures_status(tmp_path, "--over-time", "--json") == 0
+    [said] = json.loads(capsys.readouterr().out)
+    assert (said["kind"], said["throughput"]) == ("emulation-time", [[1.5, 2000.0]])
+    (cell / "stdout-0.txt").unlink()
+    assert figures_status(tmp_path, "--over-time") == 3
+
+
+def test_times_without_a_kind_are_no_times(tmp_path: Path) -> None:
+    write(tmp_path, f"{1:016x}", result(instance(0, begun=0), instance(1, begun=1)))
+    (tmp_path / "cells" / f"{1:016x}" / "stdout-0.txt").write_text(OUT)
+    with pytest.raises(ExperimentError, match="does not say of what kind its times are"):
+        overtime.series_in(tmp_path)
+
+
+def figures_status(directory: Path, *words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        execute(figures.command, [str(directory), *words], name="figures")
+    return int(ended.value.code or 0)

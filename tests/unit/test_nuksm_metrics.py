@@ -136,7 +136,10 @@ def test_tax_is_a_share_and_equal_weights_are_none(both: list[tuple[float, float
     [
         ([0.9, 0.1], [10, 1], True),
         ([0.1, 0.9], [10, 1], False),
-        ([0.5, 0.5], [10, 1], True),  # no less is enough: both may have all there is
+        ([0.5, 0.5], [10, 1], False),  # as without weights
+        ([0.525, 0.475], [10, 1], False),  # 5 points apart: so may equals be
+        ([0.53, 0.47], [10, 1], True),
+        ([0.2, 0.2, 0.9], [1, 2, 3], False),
         ([0.52, 0.48], [1, 1], True),
         ([0.53, 0.47], [1, 1], False),
         ([0.55, 0.5], [1, 1], True),  # 5 points are allowed
@@ -152,6 +155,28 @@ def test_order_of_weights(shares: list[float], weights: list[float], good: bool)
 def test_order_takes_a_weight_for_each() -> None:
     with pytest.raises(ValueError, match="1 shares and 2 weights"):
         metrics.ordered_by_weight([0.5], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "good"),
+    [
+        ([(0.1, 0.09), (0.2, 0.17), (1, 0.5), (5, 0.83), (10, 0.91)], True),
+        ([(10, 0.91), (0.1, 0.09), (1, 0.5)], True),  # in any order
+        ([(0.1, 0.09), (0.2, 0.17), (1, 0.5), (5, 0.83), (10, 0.83)], False),
+        ([(0.1, 0.17), (0.2, 0.09), (1, 0.5)], False),
+        ([(1, 0.5), (1, 0.4), (1, 0.6), (5, 0.55)], True),  # the median of repeats
+        ([(1, 0.5), (1, 0.6), (1, 0.6), (5, 0.55)], False),
+        ([], True),
+    ],
+)
+def test_shares_rise_with_weight(pairs: list[tuple[float, float]], good: bool) -> None:
+    assert metrics.monotone(pairs) is good
+
+
+def test_eight_slow_passes_are_not_in_time_whatever_they_take() -> None:
+    assert metrics.follow_bound(0.1, 2.0, 4, 0, 1) == pytest.approx(8 * 0.5 + 1)
+    assert metrics.follow_bound(0.1, 80.0, 8, 0, 1) == pytest.approx(8 * 1.0 + 1), "a pass of 10 s counts as one of 1 s"
+    assert metrics.follow_bound(5.0, 80.0, 8, 0, 1) == pytest.approx(8 * 5.0 + 1), "unless looks are that far apart"
 
 
 def test_savings_and_what_copies_give_up() -> None:

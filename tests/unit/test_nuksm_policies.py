@@ -89,7 +89,9 @@ class Guest:
 
 def test_registered() -> None:
     assert {policy.name for policy in SYSTEM.policies} <= set(system.policies())
-    assert {f"nuksm/{name}" for name in ("orders", "fairness", "follow", "copies", *FIGURES)} == set(EXPERIMENTS)
+    assert {f"nuksm/{name}" for name in ("orders", "fairness", "cgroups", "follow", "copies", *FIGURES)} == set(
+        EXPERIMENTS
+    )
     assert {feature.brought_by for feature in SYSTEM.features} == {"patch set nuksm"}
     assert find_experiment("nuksm/figure6") == SYSTEM.experiments()["nuksm/figure6"]
 

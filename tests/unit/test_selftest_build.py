@@ -156,7 +156,7 @@ def real_groups() -> dict[str, Group]:
 
 
 def test_groups(real_groups: dict[str, Group]) -> None:
-    ours = ["pgtables", "pgrepl", "domains", "numa-mmu", "ksm-numa"]
+    ours = ["pgtables", "pgrepl", "domains", "numa-mmu", "ksm-numa", "ksm"]
     assert list(real_groups) == ["mm", *ours, "x86", "futex", "proc", "kvm", "stress-ng"]
     assert real_groups["kvm"].nested
     assert real_groups["numa-mmu"].nested

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -182,6 +183,20 @@ def test_words_for_the_kernel_under_test_alone(bench: Bench) -> None:
     assert [setting.append for setting in bench.settings] == ["nosmp", "nosmp kvm.numa_mmu=local"]
     done = invoke(*RUN, "--append", "nosmp", "--append-own", "kvm.numa_mmu=replicate")
     assert "baseline) 1/3" not in done.output
+
+
+def test_files_of_the_kernel_under_test_alone(bench: Bench) -> None:
+    policy, threads = "/sys/kernel/mm/ksm/numa_policy", "/sys/kernel/mm/ksm/scan_threads"
+    invoke(*RUN, "--own-set", f"{policy}=fair", "--own-set", f"{threads}=4")
+    assert [setting.files for setting in bench.settings] == [(), ((policy, "fair"), (threads, "4"))]
+    assert len({setting.key() for setting in bench.settings}) == 2
+
+
+@pytest.mark.parametrize("given", ["numa_policy=fair", "/sys/x", "/sys/x=", "=1"])
+def test_what_is_no_file_with_a_value(bench: Bench, given: str) -> None:
+    with pytest.raises(click.BadParameter, match="write FILE=VALUE"):
+        invoke(*RUN, "--own-set", given)
+    assert bench.settings == []
 
 
 def test_without_a_baseline_a_failing_program_is_status_1(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,30 @@ def test_the_matrix_of_the_tree_covers_what_it_promises() -> None:
         "replicate": ["kvm.numa_mmu=replicate"],
     }
     assert not any("numa_mmu" in p.words(own=False) for p in points)
+    assert {p.group for p in points if "ksm" in p.values} == {"ksm"}
+    files = {p.values["ksm"]: dict(p.files(own=True)) for p in points if p.group == "ksm"}
+    ksm = "/sys/kernel/mm/ksm"
+    assert files == {
+        "off": {},
+        "policy": {f"{ksm}/numa_policy": "fair", f"{ksm}/numa_max_copies": "2"},
+        "threads": {f"{ksm}/scan_threads": "4"},
+    }
+    assert not any(p.files(own=False) for p in points)
+    assert not any("/sys" in p.words(own=own) for p in points for own in (True, False))
+    mm = {each.name for each in catalogue.group("mm").programs if each.name.startswith("ksm_")}
+    assert {each.name for each in catalogue.group("ksm").programs} == mm
     assert (found.kernel, found.against) == ("patched", "stock")
     assert found.baseline_repeats > 1, "a flaky test is to be known"
+
+
+def test_files_are_set_and_not_booted_with(bench: Bench, tmp_path: Path) -> None:
+    text = TEXT.replace('force = "pgtable_repl=force"', 'force = "/sys/a=1 word /sys/b=x=y"')
+    [point] = matrix.points(read(tmp_path, text), ["group=futex", "levels=4", "pti=on", "replication=force"])
+    assert point.words(own=True) == "pti=on word"
+    mine, other = bench.rig.settings(point)
+    assert (mine.append, mine.files) == ("pti=on word", (("/sys/a", "1"), ("/sys/b", "x=y")))
+    assert (other.append, other.files) == ("pti=on", ())
+    assert mine.key() != replace(mine, files=()).key()
 
 
 def test_points(described: Matrix) -> None:

@@ -242,6 +242,26 @@ def test_settings_are_made_and_unmade(tmp_path: Path) -> None:
     assert machine.files[f"/{other}"] == b"auto\n"
 
 
+def test_files_of_the_kernel_are_set_before_each_program_and_back_after_it(tmp_path: Path) -> None:
+    """The word in brackets is set back: what is read of a choice is no value that it takes."""
+    policy, huge = "sys/kernel/mm/ksm/numa_policy", "sys/kernel/mm/transparent_hugepage/enabled"
+    before = {policy: b"[none] fair priority strict\n", huge: b"always [madvise] never\n"}
+    rack = Rack(tmp_path, {"cow": ended(), "pkey": ended()}, **before)
+    group = Group("mm", "", (program("cow"), program("pkey", sysctls={f"/{huge}": "never"})), "mm")
+    runner.run(group, group.programs, rack.open, lambda _: "static", files={f"/{policy}": "fair"})
+    machine = rack.machines[0]
+    assert [files[f"/{policy}"] for _, _, files in machine.seen] == [b"fair\n"] * 2
+    assert [files[f"/{huge}"] for _, _, files in machine.seen] == [b"always [madvise] never\n", b"never\n"]
+    assert (machine.files[f"/{policy}"], machine.files[f"/{huge}"]) == (b"none\n", b"madvise\n")
+
+
+def test_a_kernel_without_a_file_runs_nothing(tmp_path: Path) -> None:
+    rack = Rack(tmp_path, {"cow": ended()})
+    group = Group("mm", "", (program("cow"),), "mm")
+    (result,) = runner.run(group, group.programs, rack.open, lambda _: "static", files={"/sys/x": "4"})
+    assert (result.verdict, result.reason) == (Verdict.SKIP, "cannot set /sys/x to 4: No such file or directory")
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [

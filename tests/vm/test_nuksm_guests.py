@@ -34,6 +34,10 @@ PLACED = {"pages": 2000, "sleep": 20, "smart": 0, "sample": 50, "rate": 100_000}
 SETTLING, LOOKED_AT = 2, 2
 #: Accesses of each guest that are seen in these at least.
 SEEN = 200
+#: Share of a guest's accesses that are local where all merged pages are on its node.
+ALL = 0.95
+#: Share of the merged pages that are moved there before it is looked: some may just be in use by the kernel.
+ALL_MOVED = 0.99
 #: Seconds of wall time for these: a machine inside an emulated one is slow.
 PATIENCE = 900.0
 
@@ -91,11 +95,32 @@ def passes(machine: Machine, number: int) -> None:
         time.sleep(0.5)
 
 
-def under(two: Two, policy: Policy) -> tuple[dict[str, int], list[dict[str, int]]]:
-    """Let KSM work under a policy; return its counters, and the accesses of each guest in the passes looked at."""
+def until_all_are_on(machine: Machine, node: int) -> None:
+    """Pages that were merged in one pass are moved in a later one."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        pages = ksm.parse_nodes(machine.read_file(f"{KSM}/numa_pages").decode())
+        if pages.get(node, 0) >= ALL_MOVED * sum(pages.values()) > 0:
+            return
+        assert time.monotonic() < deadline, f"merged pages are not on node {node} after {PATIENCE:.0f} s: {pages}"
+        passes(machine, 1)
+
+
+def under(two: Two, policy: Policy, settle_on: int | None = None) -> tuple[dict[str, int], list[dict[str, int]]]:
+    """Let KSM work under a policy; return its counters, and the accesses of each guest in the passes looked at.
+
+    With `settle_on` all merged pages are brought to that node before, and stay there. As long as they are forced to a
+    node nobody looks at accesses (numa_force_node): so they are let go, and that node is the only one they may lie on.
+    """
     with applied(two.machine, policy):
+        if settle_on is not None:
+            two.machine.write_file(f"{KSM}/numa_force_node", f"{settle_on}\n".encode())
         two.machine.write_file(f"{KSM}/run", b"1\n")
         passes(two.machine, SETTLING)
+        if settle_on is not None:
+            until_all_are_on(two.machine, settle_on)
+            two.machine.write_file(f"{KSM}/numa_nodes", f"{settle_on}\n".encode())
+            two.machine.write_file(f"{KSM}/numa_force_node", b"-1\n")
         before = [ksm.stat(two.machine, guest.qemu_pid) for guest in two.guests]
         passes(two.machine, LOOKED_AT)
         after = [ksm.stat(two.machine, guest.qemu_pid) for guest in two.guests]
@@ -113,6 +138,25 @@ def test_two_guests_share_what_is_remote(two: Two) -> None:
     # The processes' memory, and what two guests that were booted alike have in common beside it.
     assert counters["pages_sharing"] > PAGES
     assert counters["numa_accessed"] > 0
-    assert all(sum(each.values()) >= SEEN for each in used), f"accesses of a guest are not seen: {used}"
-    shares = [each["ksm_numa_local"] / sum(each.values()) for each in used]
+    shares = shares_of(used)
     assert metrics.spread(shares) <= metrics.FAIR_POINTS, (used, counters)
+
+
+def shares_of(used: list[dict[str, int]]) -> list[float]:
+    """Local share of each guest's accesses, which have to be seen."""
+    print("accesses sampled of each guest:", used)
+    assert all(sum(each.values()) >= SEEN for each in used), f"accesses of a guest are not seen: {used}"
+    return [each["ksm_numa_local"] / sum(each.values()) for each in used]
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_nodes_of_guests_are_told_apart(two: Two, node: int) -> None:
+    """The control: with everything on one node its guest has all, the other nothing.
+
+    A kernel that could not tell from which node a guest's accesses come would find half of each one's local here too.
+    """
+    counters, used = under(two, FAIR.bind(PLACED, two.machine.topology), settle_on=node)
+    assert counters["pages_sharing"] > PAGES
+    shares = shares_of(used)
+    assert shares[node] >= ALL, used
+    assert shares[1 - node] <= 1 - ALL, used

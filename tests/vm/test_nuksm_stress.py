@@ -14,7 +14,7 @@ from numalab.machine.swap import swap_on
 pytestmark = pytest.mark.vm
 
 WAYS = ("merge", "unmerge", "fork", "exit", "migrate", "swap")
-HOUR = 3600
+TWO_MINUTES, HOUR = 120, 3600
 
 
 @pytest.fixture
@@ -33,12 +33,13 @@ def all_went_well(found: Stressed, times: int) -> None:
     assert found.counts["checked_pages"] > 10_000
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.patch_set("nuksm")
-def test_a_minute_of_six_ways(patched_with_swap: Machine) -> None:
-    found = stress(patched_with_swap, 60)
-    all_went_well(found, 10)
+def test_two_minutes_of_six_ways(patched_with_swap: Machine) -> None:
+    found = stress(patched_with_swap, TWO_MINUTES)
+    all_went_well(found, 20)
     assert found.verified is not None, "this kernel cannot check its merged pages: no CONFIG_KSM_NUMA_DEBUG"
-    assert found.verified >= 3
+    assert found.verified >= 6
     assert found.turns.keys() >= {"numa_policy", "numa_max_copies", "scan_threads", "run"}
     assert found.vmstat["ksm_numa_sampled"] > 0
     assert found.vmstat["ksm_numa_migrated"] > 0
