@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.placement import placements
 from mitosis.policies import FIRST_TOUCH
 from mitosis.replication import EAGER, FEATURES, LAZY, MIGRATE, MODE, OFF, REPLICAS_ON, REPLICATION
 from numalab.features import survey
@@ -133,6 +134,12 @@ def test_nothing_is_remote_with_replicas(machine: Machine, policy: Policy) -> No
                 assert unfilled is not None
                 assert unfilled < 0.01
         assert ready.replica_pages[0].sum() >= 3 * TABLES
+        footprint, copy = 64 << 20, 4096 * int(done.table_pages_of(0).sum())
+        assert done.mapped_bytes == pytest.approx(footprint, rel=0.03)
+        # Table 4 of the paper, with four copies: a PTE table of the primary is one of them, upper levels have one more.
+        [placed] = placements({"cell": {}, "placement": [{"summary": looks["done"].snapshot.to_json()}]}, None)
+        assert placed.overhead == pytest.approx((footprint + 4 * copy) / (footprint + copy), abs=0.001)
+        assert 1.004 < placed.overhead < 1.02
     else:
         # Each thread has touched its own quarter, whose tables are the primary's and on its node; then everything.
         assert all((ready.unfilled_share(node) or 0) > 0.6 for node in range(4))
