@@ -182,10 +182,10 @@ def load(path: Path = FILE) -> Matrix:
     )
     top.close()
     by_place = explanations_by_place(path)
-    known = _places(matrix)
+    places = _places(matrix)
     for place in by_place:
-        if place and place not in known:
-            problems.add("explained.where", f"no {place!r} in this matrix{nearest(place, known)}")
+        if place and place not in places:
+            problems.add("explained.where", f"no {place!r} in this matrix{nearest(place, places)}")
     problems.raise_any()
     return replace(matrix, explanations=by_place.pop("", {}), explained_at=by_place)
 
