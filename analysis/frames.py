@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.placement import LEAF_SIZES, Placement, placements
+from analysis.placement import LEAF_SIZES, PAGE_SIZE, Placement, placements
 from numalab.kinds import Kind
 from numalab.results import Json, succeeded
 
@@ -193,6 +193,8 @@ def _flat(counters: Json, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def placement_metrics(placement: Placement) -> Iterator[tuple[str, str, float]]:
     """Return what snapshots are compared by: name, unit and value."""
     yield "table_pages", "pages", float(placement.pages.sum())
+    yield "table_bytes", "bytes", PAGE_SIZE * float(placement.pages.sum())
+    yield "table_overhead", "ratio", placement.overhead
     for column, node in enumerate(placement.nodes):
         yield f"table_pages:node{node}", "pages", float(placement.pages[:, column].sum())
     for column, node in enumerate(placement.nodes):

@@ -13,6 +13,8 @@ from numalab.kinds import Kind
 
 LEVEL_NAMES = ("PTE", "PMD", "PUD", "P4D", "PGD")
 LEAF_SIZES = ("4K", "2M", "1G")
+#: Bytes of a page-table page.
+PAGE_SIZE = 4096
 #: Leaf entries by what they map: a node's memory, a shared zero page, devices.
 _LEAF_KEYS = ("leaf", "leaf_zero", "leaf_other")
 _POINT = ("kernel", "topology", "workload", "interference", "policy")
@@ -41,6 +43,7 @@ class Placement:
         unfilled: by node, the share of the primary's leaf entries that are not yet in the tree a CPU there walks.
         before: as `remote`, if every CPU walked the primary: without replicas.
         mode: "lazy" or "eager" when CPUs may walk replicas, else "".
+        mapped: bytes of memory that the program maps; None when the file does not say.
     """
 
     cell: dict[str, Any]
@@ -58,6 +61,15 @@ class Placement:
     unfilled: NDArray[np.float64]
     before: NDArray[np.float64]
     mode: str = ""
+    mapped: int | None = None
+
+    @property
+    def overhead(self) -> float:
+        """Memory that is mapped and all page tables, over the same without replicas; NaN when that is not known."""
+        if self.mapped is None:
+            return float("nan")
+        total = self.mapped + PAGE_SIZE * int(self.pages.sum())
+        return total / (total - PAGE_SIZE * int(self.replicas.sum()))
 
     @property
     def level_names(self) -> tuple[str, ...]:
@@ -111,6 +123,7 @@ def _read(cell: dict[str, Any], mark: str, machine_kind: Kind | None, summary: d
         unfilled=seen["unfilled"],
         before=seen["before"],
         mode=next((str(each["mode"]) for each in told if each["active"]), ""),
+        mapped=sum(int(each["mapped_bytes"]) for each in processes) if "mapped_bytes" in processes[0] else None,
     )
 
 

@@ -147,8 +147,9 @@ def _comparison_parts(data: Dataset, policies: list[Comparison]) -> Iterator[dic
         ("policy", policies),
         ("kernel", _along(data, "kernel") if len(data.axis("kernel")) > 1 else []),
     ):
-        own = _leading(data, [each for each in made if each.source == "workload"])
-        placed = [each for each in made if each.source == "placement"]
+        lead = selection.leading(data)
+        own = _leading(lead, [each for each in made if each.source == "workload" or each.metric in lead])
+        placed = [each for each in made if each.source == "placement" and each.metric not in lead]
         if not made:
             continue
         baseline = made[0].a.name
@@ -169,15 +170,15 @@ def _comparison_parts(data: Dataset, policies: list[Comparison]) -> Iterator[dic
         }
 
 
-def _leading(data: Dataset, comparisons: list[Comparison]) -> list[Comparison]:
+def _leading(lead: list[str], comparisons: list[Comparison]) -> list[Comparison]:
     """Those of the metrics that the experiment leads with first, else in the order of the results."""
-    lead = list((data.spec("measure") or {}).get("metrics") or [])
     return sorted(comparisons, key=lambda each: lead.index(each.metric) if each.metric in lead else len(lead))
 
 
 def _metrics(data: Dataset) -> Table | None:
     frame = data.values
     own = (frame["source"] == "workload") & (frame["kind"] != Kind.EMULATION_TIME).fillna(True)
+    own |= frame["metric"].isin(selection.leading(data))
     return tables.metric_table(data, frame[own], title="Metrics of the workloads") if own.any() else None
 
 

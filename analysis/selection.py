@@ -72,7 +72,7 @@ def along(
     others = [value for value in present if value not in (chosen, PLACEBO)]
     if not others:
         raise UserError(f"{data.directory}: {axis} {chosen!r} is the only one: nothing to compare it with")
-    wanted = _chosen(data.values, metrics)
+    wanted = _chosen(data.values, metrics, leading(data))
     rows = _rows(data, wanted)
     shared = [each for each in POINT if each != axis]
     found: list[Comparison] = []
@@ -172,11 +172,16 @@ def _floor_key(each: Comparison) -> tuple[str, ...]:
     return (*(each.point.get(axis, "") for axis in _PLACE), each.source, each.metric)
 
 
-def _chosen(values: pd.DataFrame, metrics: Sequence[str]) -> set[str]:
+def leading(data: Dataset) -> list[str]:
+    """Return the metrics that the experiment leads with, the foremost first; none when it names none."""
+    return list((data.spec("measure") or {}).get("metrics") or [])
+
+
+def _chosen(values: pd.DataFrame, metrics: Sequence[str], lead: Sequence[str] = ()) -> set[str]:
     known = sorted(set(values["metric"].dropna()))
     if not metrics:
         own = (values["source"] == "workload") & (values["kind"] != Kind.EMULATION_TIME).fillna(True)
-        return set(values.loc[own, "metric"]) | matching(known, DEFAULT_PLACEMENT)
+        return set(values.loc[own, "metric"]) | matching(known, DEFAULT_PLACEMENT) | (set(lead) & set(known))
     wanted: set[str] = set()
     for pattern in metrics:
         found = matching(known, [pattern])

@@ -37,6 +37,11 @@ NO_INTERFERENCE = "none"
 #: did not take, a snapshot that could not be made).
 OUTCOMES = ("exit", "signal", "panic", "hang", "boot-failure", "qemu-died", "timeout", "no-result", "error")
 
+#: What snapshots are compared by: metrics of a placement, behind its mark and ":"; and those there are of each node,
+#: behind which stands ":node0" and so on.
+PLACEMENT_METRICS = ("table_pages", "table_bytes", "table_overhead", "replica_pages", "table_apart_from_data")
+PLACEMENT_METRICS_BY_NODE = ("table_pages", "remote_share")
+
 #: Ends at which the machine was lost.
 LOST = ("panic", "hang", "boot-failure", "qemu-died")
 

@@ -173,6 +173,12 @@ class ProcessPlacement:
         return counts
 
     @cached_property
+    def mapped_bytes(self) -> int:
+        """Memory of nodes that the primary maps, by its leaf entries; zero pages and devices are not among it."""
+        by_size = self.leaf_of(0)[:, :, :-2].sum(axis=(1, 2))
+        return sum(int(entries) << (12 + 9 * level) for level, entries in enumerate(by_size))
+
+    @cached_property
     def _found(self) -> NDArray[np.int64]:
         """Leaf entries that a walk finds [root, node of the table page]."""
         counts = np.zeros((len(self.roots), len(self.nodes)), np.int64)
@@ -257,6 +263,7 @@ class ProcessPlacement:
             "unfilled_share": {str(node): self.unfilled_share(node) for node in self.nodes},
             "remote_share": {str(node): self.remote_share(node) for node in self.nodes},
             "remote_share_of_primary": {str(node): self.remote_share_of_primary(node) for node in self.nodes},
+            "mapped_bytes": self.mapped_bytes,
             "pgtables_bytes": self.pgtables_bytes,
             "accounted_bytes": self.accounted_bytes(),
         }

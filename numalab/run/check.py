@@ -13,6 +13,7 @@ from numalab.errors import NumalabError, UserError, nearest
 from numalab.kernel.running import RUNNING
 from numalab.machine.topology import Topology
 from numalab.measure.perf import argv_prefix
+from numalab.results import PLACEMENT_METRICS, PLACEMENT_METRICS_BY_NODE
 from numalab.run import instances, interference, on_host, spec
 from numalab.run.lab import Lab, WorkloadLike
 from numalab.run.policy import Policy
@@ -197,12 +198,20 @@ def _metrics(experiment: Experiment, workloads: dict[str, WorkloadLike], problem
     # Where there are instances, a metric may have the number of one behind its name.
     most = max((len(variant.instances.each) for variant in experiment.workloads), default=0)
     known += [f"{metric}_instance{number}" for metric in known for number in range(most)]
+    placed = _placement_metrics(experiment)
     for number, metric in enumerate(experiment.measure.metrics):
-        if metric not in known and len(workloads) == len(experiment.workloads):
+        if metric not in (*known, *placed) and len(workloads) == len(experiment.workloads):
             problems.add(
                 f"measure.metrics[{number}]",
-                f"unknown metric {metric!r}{nearest(metric, known)} (metrics: {', '.join(known)})",
+                f"unknown metric {metric!r}{nearest(metric, [*known, *placed])} (metrics: {', '.join(known)})",
             )
+
+
+def _placement_metrics(experiment: Experiment) -> list[str]:
+    """Those of the snapshots that the experiment takes."""
+    nodes = range(max((len(shape.nodes) for shape in experiment.topologies.values()), default=0))
+    names = [*PLACEMENT_METRICS, *(f"{name}:node{node}" for name in PLACEMENT_METRICS_BY_NODE for node in nodes)]
+    return [f"{mark}:{name}" for mark in experiment.measure.snapshots for name in names]
 
 
 def _events(experiment: Experiment, problems: Problems) -> None:

@@ -52,6 +52,8 @@ _SHARED = ("kselftest", "rseq")
 LIBRARIES = {"sys/capability.h": "libcap-dev", "numa.h": "libnuma-dev", "liburing.h": "liburing-dev"}
 #: Raised when a change of this module makes other programs from the same inputs.
 _RECIPE = 1
+#: Compiles a program by itself: as the makefiles of x86 would.
+_ALONE = ("gcc", "-O2", "-g", "-std=gnu99", "-Wall", "-pthread", "-static", "-DCAN_BUILD_64")
 
 Say = Callable[[str], None]
 
@@ -79,8 +81,9 @@ class Programs:
 
 def selftest_parts() -> tuple[str, ...]:
     """Return the paths below a kernel source that the build reads."""
-    below = (*catalogue.recipe().targets, *_SHARED)
-    return (*PARTS, *(f"{_SELFTESTS}/{name}" for name in below))
+    recipe = catalogue.recipe()
+    below = (*recipe.targets, *_SHARED)
+    return (*PARTS, *recipe.alone.values(), *(f"{_SELFTESTS}/{name}" for name in below))
 
 
 def files_of(top: Path) -> dict[str, Path]:
@@ -130,6 +133,21 @@ def load(target: Path) -> Programs:
     return Programs(target, manifest["built"], manifest["failed"], target.name)
 
 
+def _alone(tree: Path, out: Path, log: Path) -> dict[str, Path]:
+    """Compile what the recipe has compiled by itself, as far as the source has it; return what is there then."""
+    found = {}
+    for name, source in catalogue.recipe().alone.items():
+        target = out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (tree / source).is_file():
+            words = [*_ALONE, "-isystem", str(tree / "usr/include"), str(tree / source), "-o", str(target)]
+            with log.open("ab") as file:
+                subprocess.run(words, stdout=file, stderr=file, env=_environment(), check=False)
+        if target.is_file():
+            found[name] = target
+    return found
+
+
 def _key(files: Mapping[str, Path]) -> str:
     digest = hashlib.sha256(repr((_RECIPE, catalogue.recipe(), missing_libraries())).encode())
     version = tools.run(["gcc", "--version"], purpose="naming the compiler").stdout
@@ -162,7 +180,9 @@ def _build(files: Mapping[str, Path], temporary: Path, key: str, say: Say) -> No
     repairs = " ".join(cflags for cflags, _ in recipe.repairs.values())
     # Each stage makes what the ones before it could not.
     static = _stage(tree, out / "static", log, ["-static", f"-static {repairs}"], link="-static")
-    absent = _expected() - static.keys()
+    static |= _alone(tree, out / "alone", log)
+    expected = _expected(files)
+    absent = expected - static.keys()
     dynamic: dict[str, Path] = {}
     if absent or recipe.dynamic:
         say(f"building {len(absent | recipe.dynamic.keys())} of them dynamically")
@@ -180,7 +200,7 @@ def _build(files: Mapping[str, Path], temporary: Path, key: str, say: Say) -> No
         result / "manifest.json",
         {
             "built": {name: linkage for name, (linkage, _) in sorted(chosen.items())},
-            "failed": {name: _error_of(name, text) for name in sorted(_expected() - chosen.keys())},
+            "failed": {name: _error_of(name, text) for name in sorted(expected - chosen.keys())},
             "missing_libraries": missing_libraries(),
         },
     )
@@ -224,9 +244,10 @@ def _environment() -> dict[str, str]:
     return {**tools.clean_environment(), "LC_ALL": "C"}
 
 
-def _expected() -> set[str]:
-    """Programs the groups want to run, by path."""
-    return {
+def _expected(files: Mapping[str, Path]) -> set[str]:
+    """Programs that should be there, by path: what the groups want to run, and what is compiled by itself."""
+    alone = {name for name, source in catalogue.recipe().alone.items() if source in files}
+    return alone | {
         f"{group.directory}/{program.argv[0]}"
         for group in catalogue.groups().values()
         if group.directory

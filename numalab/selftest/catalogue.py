@@ -100,11 +100,13 @@ class Recipe:
         targets: directories of kselftest that are built.
         repairs: program → (compiler flags, why): sources that do not compile as they are.
         dynamic: programs that must not be static, and why.
+        alone: program → source: what no makefile of the tests makes here, compiled by itself.
     """
 
     targets: tuple[str, ...]
     repairs: Mapping[str, tuple[str, str]]
     dynamic: Mapping[str, str]
+    alone: Mapping[str, str] = field(default_factory=dict)
 
 
 def group(name: str) -> Group:
@@ -131,6 +133,7 @@ def recipe() -> Recipe:
         tuple(table["targets"]),
         {name: (entry["cflags"], entry["why"]) for name, entry in table.get("repairs", {}).items()},
         dict(table.get("dynamic", {})),
+        {name: entry["source"] for name, entry in table.get("alone", {}).items()},
     )
 
 

@@ -29,8 +29,8 @@ class Judgement(StrEnum):
     COMPLAINT = "complaint"  # the kernel warned about itself, which it did not in the baseline
     NEW_FAILURE = "new-failure"  # not in the baseline, and bad
     GONE = "gone"  # in the baseline, no longer reported
+    SKIPPED = "skipped"  # held in the baseline, does not run now: nobody knows whether it would hold
     FLAKY = "flaky"  # bad now, and sometimes bad in the baseline
-    SKIPPED = "skipped"  # held in the baseline, does not run now
     FIXED = "fixed"  # bad in every repeat of the baseline, holds now
     RUNS = "runs"  # skipped in the baseline, holds now
 
@@ -43,6 +43,7 @@ class Judgement(StrEnum):
             Judgement.COMPLAINT,
             Judgement.NEW_FAILURE,
             Judgement.GONE,
+            Judgement.SKIPPED,
         )
 
 

@@ -192,9 +192,20 @@ def load(path: Path = FILE) -> Matrix:
         axes=tuple(axes),
     )
     top.close()
-    problems.raise_any()
     by_place = explanations_by_place(path)
+    places = _places(matrix)
+    for place in by_place:
+        if place and place not in places:
+            problems.add("explained.where", f"no {place!r} in this matrix{nearest(place, places)}")
+    problems.raise_any()
     return replace(matrix, explanations=by_place.pop("", {}), explained_at=by_place)
+
+
+def _places(matrix: Matrix) -> set[str]:
+    """Every "axis=value" at which a point can lie."""
+    axes = [(axis.name, axis.values) for axis in matrix.axes]
+    axes += [("group", dict.fromkeys(matrix.groups, "")), ("levels", {str(level): "" for level in matrix.levels})]
+    return {f"{axis}={value}" for axis, values in axes for value in values}
 
 
 def _axes(table: Table, *, own: bool) -> Iterator[Axis]:

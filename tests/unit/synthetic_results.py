@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +148,15 @@ def result(
     }
 
 
-def write(directory: Path, results: Iterable[Json], *, baseline: str = "first-touch", experiment: bool = True) -> Path:
-    """Write a result directory; returns it."""
+def write(
+    directory: Path,
+    results: Iterable[Json],
+    *,
+    baseline: str = "first-touch",
+    metrics: Sequence[str] = (),
+    experiment: bool = True,
+) -> Path:
+    """Write a result directory, of an experiment that leads with `metrics`; returns it."""
     found = list(results)
     for each in found:
         path = directory / "cells" / each["cell"]["id"] / "result.json"
@@ -174,7 +181,7 @@ def write(directory: Path, results: Iterable[Json], *, baseline: str = "first-to
                 "baseline": {"kernel": axes["kernel"][0], "policy": baseline},
                 "repeats": 1 + max(each["cell"]["repeat"] for each in found),
                 "topologies": dict.fromkeys(axes["topology"], TOPOLOGY),
-                "measure": {"snapshots": ["ready"], "perf": ["cycles"], "metrics": []},
+                "measure": {"snapshots": ["ready"], "perf": ["cycles"], "metrics": list(metrics)},
             },
             "runs": [],
         }

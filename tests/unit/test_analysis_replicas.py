@@ -11,6 +11,7 @@ import pytest
 from analysis import dataset, frames, plots, report, style, summary, tables
 from analysis.placement import Group, Placement, grouped, placements
 from numalab.measure.process import ProcessPlacement
+from numalab.results import PLACEMENT_METRICS, PLACEMENT_METRICS_BY_NODE
 from tests.unit import synthetic_results as synthetic
 from tests.unit.snapshots import lazily_replicated, replicated, snapshot, unreplicated
 
@@ -37,6 +38,38 @@ def test_a_lazy_replica() -> None:
     assert np.isnan(found.remote[2]), "its replica is empty: a walk finds nothing"
     assert found.before == pytest.approx([2 / 11, 9 / 11, 1])
     assert found.unfilled == pytest.approx([0, 6 / 11, 1])
+
+
+#: Six pages of 4K and one of 2M; the zero page and the device's count for nothing.
+MAPPED = 6 * 4096 + (2 << 20)
+
+
+def test_what_replicas_cost() -> None:
+    plain, eager = placed(unreplicated()), placed(replicated())
+    assert plain.mapped == eager.mapped == MAPPED
+    assert plain.overhead == 1
+    assert eager.overhead == pytest.approx((MAPPED + 2 * 4 * 4096) / (MAPPED + 4 * 4096))
+    assert placed(unreplicated(), replicated()).mapped == 2 * MAPPED
+    [old] = placements(synthetic.result(policy="first-touch"), None)  # a snapshot that does not say what is mapped
+    assert old.mapped is None
+    assert np.isnan(old.overhead)
+
+
+def test_metrics_of_a_placement_have_the_names_that_experiments_know() -> None:
+    found = {metric for metric, _, _ in frames.placement_metrics(placed(replicated()))}
+    by_node = {f"{name}:node{node}" for name in PLACEMENT_METRICS_BY_NODE for node in range(3)}
+    assert found == {*PLACEMENT_METRICS, *by_node}
+
+
+def test_the_report_leads_with_a_metric_of_placement(tmp_path: Path) -> None:
+    results = [result_of(each, policy=policy) for policy, each in (("off", unreplicated()), ("eager", replicated()))]
+    lead = ["ready:table_overhead", "ready:table_bytes"]
+    data = dataset.load(synthetic.write(tmp_path / "run", results, baseline="off", metrics=lead))
+    shown = report.context(data)
+    [part] = shown["comparisons"]
+    assert part["own"].rows[0][0] == "ready:table_overhead (ratio)"
+    assert "ready:table_bytes" in str(shown["metrics"].rows)
+    assert "ready:table_overhead" not in str(part["placed"].rows)
 
 
 def test_processes_weigh_what_they_have() -> None:

@@ -143,6 +143,16 @@ GOLDEN = {
         matrix() + '[measure]\nmetrics = ["updats"]',
         "exp.toml: measure.metrics[0]: unknown metric 'updats' (did you mean 'updates'?) (metrics: updates)",
     ),
+    "unknown metric of a placement": (
+        matrix() + '[measure]\nsnapshots = ["ready"]\nmetrics = ["ready:table_pages:node0", "ready:table_byte"]',
+        "exp.toml: measure.metrics[1]: unknown metric 'ready:table_byte' (did you mean 'ready:table_bytes'?) "
+        "(metrics: updates)",
+    ),
+    "metric of a mark without a snapshot": (
+        matrix() + '[measure]\nsnapshots = ["ready"]\nmetrics = ["done:table_bytes"]',
+        "exp.toml: measure.metrics[0]: unknown metric 'done:table_bytes' (did you mean 'ready:table_bytes'?) "
+        "(metrics: updates)",
+    ),
     "unknown mark": (
         matrix() + '[measure]\nsnapshots = ["redy"]',
         "exp.toml: measure.snapshots[0]: unknown mark 'redy' (did you mean 'ready'?) (marks: init, ready, done)",

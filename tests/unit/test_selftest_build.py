@@ -91,6 +91,22 @@ def test_source_is_left_alone_and_cache_is_used(kernel: Path) -> None:
     assert subprocess.run([changed.top / "mm/good"], check=False).returncode == 7
 
 
+def test_what_no_makefile_of_the_tests_makes(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = {"tools/own": "tools/mm/own.c", "tools/bad": "tools/mm/bad.c", "tools/absent": "tools/mm/absent.c"}
+    monkeypatch.setattr(catalogue, "recipe", lambda: Recipe(("mm",), {}, {}, alone))
+    (kernel / "Makefile").write_text(MAKEFILE + "\techo '#define OWN 9' >usr/include/own.h\n")
+    (kernel / "tools/mm").mkdir()
+    (kernel / "tools/mm/own.c").write_text("#include <own.h>\nint main(void) { return OWN; }\n")
+    (kernel / "tools/mm/bad.c").write_text("int main(void) { return nothing; }\n")
+    programs = build.build(build.files_of(kernel))
+    assert programs.built["tools/own"] == "static"
+    assert subprocess.run([programs.top / "tools/own"], check=False).returncode == 9
+    assert "nothing" in programs.failed["tools/bad"]
+    assert "tools/absent" not in programs.failed, "a patch set that is not applied lacks its programs"
+    (kernel / "tools/mm/own.c").write_text("int main(void) { return 1; }\n")
+    assert build.build(build.files_of(kernel)).key != programs.key
+
+
 def test_nothing_half_made_stays(kernel: Path, tmp_path: Path) -> None:
     build.build(build.files_of(kernel))
     (entry,) = (tmp_path / "cache/numalab/selftests").iterdir()

@@ -98,6 +98,7 @@ def test_history_in_words() -> None:
         ("f", "ppf", Judgement.FLAKY),
         ("pf", "ppf", Judgement.FLAKY),
         ("s", "ppp", Judgement.SKIPPED),
+        ("sx", "ppp", None),
         ("p", "fff", Judgement.FIXED),
         ("p", "sss", Judgement.RUNS),
     ],
@@ -117,6 +118,15 @@ def test_a_run_never_differs_from_itself_in_a_way_that_blames(letters: str) -> N
 @given(st.text("px", min_size=1, max_size=3), st.text("fit", min_size=1, max_size=3))
 def test_what_always_held_and_never_does_now_is_blamed(before: str, now: str) -> None:
     assert judged(now, before) is Judgement.REGRESSION
+
+
+def test_what_does_not_run_any_more_blames_until_explained() -> None:
+    now, before = run(cow="s"), run(cow="ppp")
+    assert [each.blames for each in compare(now, before)] == [True]
+    assert [each.blames for each in compare(now, before, {"cow": "lacks memory there"})] == [False]
+    part = run(cow=[cow_result(Verdict.PASS, a="p", b="s")]), run(cow=[cow_result(Verdict.PASS, a="p", b="p")])
+    assert [(each.name, each.blames) for each in compare(*part)] == [("cow: b", True)]
+    assert compare(run(cow="s"), run(cow="sss")) == []
 
 
 def test_program_that_the_baseline_does_not_have() -> None:
@@ -234,7 +244,7 @@ def test_bad_explanations(tmp_path: Path, text: str) -> None:
 def test_worst_first() -> None:
     now = run(a="p", b="f", c="s", d="f")
     before = run(a="f", b="p", c="p", d="pf")
-    assert [difference.program for difference in compare(now, before)] == ["b", "d", "c", "a"]
+    assert [difference.program for difference in compare(now, before)] == ["b", "c", "d", "a"]
 
 
 def test_other_group() -> None:

@@ -127,6 +127,18 @@ def test_explanations_of_one_place(tmp_path: Path) -> None:
     assert known == {"on": {"a*": "always", "b": "pti"}, "off": {"a*": "always"}}
 
 
+@pytest.mark.parametrize("where", ["pti=maybe", "numa_mmu=replicate", "pti", "group=mm", "levels=6"])
+def test_an_explanation_of_a_place_that_is_none(where: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"explained\.where: no '{where}' in this matrix"):
+        read(tmp_path, TEXT + f'[[explained]]\ntest = "a"\nwhere = "{where}"\nwhy = "b"\n')
+
+
+@pytest.mark.parametrize("where", ["pti=on", "replication=force", "group=proc", "levels=5"])
+def test_an_explanation_of_any_place_there_is(where: str, tmp_path: Path) -> None:
+    found = read(tmp_path, TEXT + f'[[explained]]\ntest = "a"\nwhere = "{where}"\nwhy = "b"\n')
+    assert found.explained_at == {where: {"a": "b"}}
+
+
 def test_shares_are_for_processes_at_once(described: Matrix) -> None:
     points = matrix.points(described)
     for of in (1, 2, 3, 8, 40):

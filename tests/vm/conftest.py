@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,25 @@ def guest_programs() -> dict[str, Path]:
     from workloads.build import binaries
 
     return {f"/bin/{name}": path for name, path in binaries().items()}
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
+    """Compiles a program of tests/fixtures for the guest, by its name."""
+
+    def compile_(name: str) -> bytes:
+        binary = tmp_path_factory.mktemp(name) / name
+        source = Path(__file__).parent.parent / "fixtures" / f"{name}.c"
+        subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-static", "-o", binary, source], check=True)
+        return binary.read_bytes()
+
+    return compile_
+
+
+@pytest.fixture(scope="session")
+def placer(compiled: Callable[[str], bytes]) -> bytes:
+    """Maps memory of every kind where its words say (tests/fixtures/placer.c)."""
+    return compiled("placer")
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from analysis.placement import placements
 from mitosis.policies import FIRST_TOUCH
 from mitosis.replication import EAGER, FEATURES, LAZY, MIGRATE, MODE, OFF, REPLICAS_ON, REPLICATION
 from numalab.features import survey
@@ -24,7 +24,6 @@ from numalab.run.policy import Policy, applied
 
 pytestmark = pytest.mark.vm
 
-SOURCE = Path(__file__).parent.parent / "fixtures" / "placer.c"
 HUGE_PAGES = "/proc/sys/vm/nr_hugepages"
 #: One thread on each node; each touches its part first, and later all of it, so that every replica fills.
 GUPS = ("gups", "--size", "64M", "--updates", "1M", "--threads", "4", "--cpus", "0-3", "--huge", "never")
@@ -48,13 +47,6 @@ def machine(patched4: Machine) -> Iterator[Machine]:
     yield patched4
     assert {path: patched4.read_file(path) for path in knobs} == knobs
     detach(patched4)
-
-
-@pytest.fixture(scope="session")
-def placer(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    binary = tmp_path_factory.mktemp("placer") / "placer"
-    subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-static", "-o", binary, SOURCE], check=True)
-    return binary.read_bytes()
 
 
 def look_at(machine: Machine, pid: int, label: str) -> Look:
@@ -133,6 +125,12 @@ def test_nothing_is_remote_with_replicas(machine: Machine, policy: Policy) -> No
                 assert unfilled is not None
                 assert unfilled < 0.01
         assert ready.replica_pages[0].sum() >= 3 * TABLES
+        footprint, copy = 64 << 20, 4096 * int(done.table_pages_of(0).sum())
+        assert done.mapped_bytes == pytest.approx(footprint, rel=0.03)
+        # Table 4 of the paper, with four copies: a PTE table of the primary is one of them, upper levels have one more.
+        [placed] = placements({"cell": {}, "placement": [{"summary": looks["done"].snapshot.to_json()}]}, None)
+        assert placed.overhead == pytest.approx((footprint + 4 * copy) / (footprint + copy), abs=0.001)
+        assert 1.004 < placed.overhead < 1.02
     else:
         # Each thread has touched its own quarter, whose tables are the primary's and on its node; then everything.
         assert all((ready.unfilled_share(node) or 0) > 0.6 for node in range(4))
@@ -232,6 +230,12 @@ def test_every_kind_of_leaf(machine: Machine, placer: bytes, policy: Policy) -> 
         machine.write_file(HUGE_PAGES, pages)
     assert look.checked.report.entries > 0
     assert all(look.process.seen_from(node).remote == 0 for node in range(4))
+    leaves = look.process.leaf_of(0)
+    assert leaves[1].sum() == 4 * 2 + 4 * 2, "THP and hugetlb"
+    assert leaves[0, :, 4].sum() >= 4 * 512, "zero pages"
+    if policy is EAGER:
+        # Everything but what no CPU may use: PROT_NONE memory of which the tables are on the three other nodes.
+        assert [look.process.seen_from(node).unfilled for node in range(4)] == [3 * 512] * 4
 
 
 def test_archive_of_replicas(machine: Machine, tmp_path: Path) -> None:
