@@ -32,8 +32,10 @@ NID = f"{VM}/mmu_nid"
 DOMAINS = f"{VM}/domains"
 #: Pages of the guest set aside in each group, on its node; a guest that sees no nodes cannot ask for a node's.
 POOL = f"{VM}/pool"
-#: "program NODE DELAY" or "vm NODE DELAY": move the threads, or all vCPUs, to a node, after so many seconds.
+#: "program NODE DELAY" or "vm NODE DELAY": move the threads, or all vCPUs, to a node, after so many seconds; `WITH_SECOND`
+#: behind it: and have all vCPUs walk that node's second-level tables from then on.
 MOVE = f"{VM}/move"
+WITH_SECOND = "second-level"
 FOLLOW = f"{HOST}/sys/module/kvm/parameters/numa_mmu_follow_ms"
 SWITCH = f"{HOST}/sys/module/kvm/parameters/numa_mmu_switch_ms"
 HOST_BALANCING = Knob(f"{HOST}{BALANCING}", "0", optional=True)
@@ -139,7 +141,8 @@ def _thin(code: str, suffix: str = "") -> Policy:
     late: list[Knob] = []
     moved = []
     if suffix in ("E", "M"):
-        late.append(Knob(NID, "-1", mark="ready"))
+        # Not -1: STREAM's vCPU is on the remote node, and where any vCPU runs is no wrong place for a table (local mode).
+        late.append(Knob(NID, "{home}", mark="ready"))
         moved.append("the second level")
     if suffix in ("G", "M"):
         late.append(Knob(OF_PROCESS, "migrate {home}", mark="ready"))
@@ -222,7 +225,8 @@ def _moved(visible: bool, suffix: str) -> Policy:
         level = Second("replicate")
         guest = _REPLICAS if visible else ()
     else:
-        level = Second("local", "-1" if second else "{home}", follow=second)
+        # A machine that moves is followed by itself. When a program moves, vCPUs stay: the move says where tables go.
+        level = Second("local", "-1" if second and not visible else "{home}", follow=second)
     follows = {
         "": "no table follows",
         "E": "the second level follows",
@@ -230,14 +234,14 @@ def _moved(visible: bool, suffix: str) -> Policy:
         "M": "both levels follow",
         "ideal": "tables are on both nodes from the start",
     }[suffix]
-    who = "the program" if visible else "the virtual machine"
+    who, words = ("the program", "program") if visible else ("the virtual machine", "vm")
     made = two_level(
         f"move-{'NV' if visible else 'NO'}" + (f"+{suffix}" if suffix else ""),
         f"{who} moves to a loaded node in the measured phase; {follows}",
         shape="wide NV" if visible else "thin NO home={home}",
         second=level,
         guest=guest,
-        late=(Knob(MOVE, ("program" if visible else "vm") + " {away} {after}", mark="ready"),),
+        late=(Knob(MOVE, f"{words} {{away}} {{after}}{f' {WITH_SECOND}' if visible and second else ''}", mark="ready"),),
         thin=visible,
         balancing="guest" if visible else "host",
     )

@@ -21,7 +21,7 @@ from numalab.machine.topology import Topology
 from numalab.run.policy import number_list
 from vmitosis.discovery import Grouping, discover
 from vmitosis.latencies import parse
-from vmitosis.policies import DOMAINS, HOST, MOVE, NID, POOL, SECOND, SHAPE, VM
+from vmitosis.policies import DOMAINS, HOST, MOVE, NID, POOL, SECOND, SHAPE, VM, WITH_SECOND
 from vmitosis.provision import parse_shape, place
 from vmitosis.second_level import DebugFiles
 
@@ -298,13 +298,13 @@ class TwoLevel:
         return Completed(list(argv), 0, None, b"", b"")
 
     def _plan_move(self, pid: int, value: str) -> None:
-        who, node, delay = value.split()
-        timer = threading.Timer(float(delay), self._move, (who, int(node), pid))
+        who, node, delay, *also = value.split()
+        timer = threading.Timer(float(delay), self._move, (who, int(node), pid, also == [WITH_SECOND]))
         timer.daemon = True
         self._timers.append(timer)
         timer.start()
 
-    def _move(self, who: str, node: int, pid: int) -> None:
+    def _move(self, who: str, node: int, pid: int, with_second: bool) -> None:
         """Runs in a timer's thread, while the program works."""
         try:
             with self._lock:
@@ -315,6 +315,10 @@ class TwoLevel:
                 else:
                     cpus = number_list(self.guest.topology.cpus_of(node))
                     self.guest.run(["taskset", "-apc", cpus, str(pid)], check=True)
+                if with_second:
+                    # The vCPUs of the old node stay there, and have something to do now and then: as long as they do,
+                    # it is a right place for tables.
+                    self._write(NID, str(node))
                 self._note("moved", who=who, node=node)
         except Exception as error:
             self._failure = error

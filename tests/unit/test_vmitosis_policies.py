@@ -23,7 +23,7 @@ from numalab.run.policy import Policy, applied
 from numalab.run.system import find_experiment, policies
 from vmitosis import policies as of_vmitosis
 from vmitosis.lab import lab as two_level_lab
-from vmitosis.policies import DOMAINS, FOLLOW, MOVE, NID, POOL, SECOND, SHAPE, VMITOSIS
+from vmitosis.policies import DOMAINS, FOLLOW, MOVE, NID, POOL, SECOND, SHAPE, VMITOSIS, WITH_SECOND
 from vmitosis.provision import Shape, parse_shape, place
 from vmitosis.series import Rate, around, rates
 from vmitosis.system import SYSTEM
@@ -108,7 +108,7 @@ def test_the_codes_say_where_each_level_is(code: str, guest: int, second: int) -
 def test_what_migrates_does_so_when_the_measured_phase_begins(letter: str, second: bool, guest: bool) -> None:
     said = knobs(f"RRI+{letter}", home=1, away=0)
     assert said[NID] == "0"
-    assert (said.get(f"{NID}@ready") == "-1") == second
+    assert said.get(f"{NID}@ready") == ("1" if second else None)
     assert (said[FOLLOW] != "0") == second
     assert (said.get("/proc/PID/pgtable_repl@ready") == "migrate 1") == guest
 
@@ -141,10 +141,18 @@ def test_oblivious_guests_learn_their_nodes_in_three_ways() -> None:
 def test_a_move_is_in_the_middle_of_the_run() -> None:
     assert knobs("move-NV", away=3, after=7)[f"{MOVE}@ready"] == "program 3 7"
     said = knobs("move-NO+E", home=2, away=3, after=7)
-    assert said[f"{MOVE}@ready"] == "vm 3 7"
+    assert said[f"{MOVE}@ready"] == "vm 3 7", "all vCPUs move: the second level follows them by itself"
     assert said[SHAPE].startswith("thin NO home=2")
     assert (said[SECOND], said[NID]) == ("local", "-1")
     assert knobs("move-NO", home=2)[NID] == "2"
+
+
+@pytest.mark.parametrize(("letter", "second"), [("", False), ("E", True), ("G", False), ("M", True)])
+def test_the_second_level_of_a_program_that_moves_is_told_where(letter: str, second: bool) -> None:
+    said = knobs(f"move-NV+{letter}" if letter else "move-NV", home=2, away=3, after=7)
+    assert said[NID] == "2", "before the move all are alike"
+    assert said[f"{MOVE}@ready"] == "program 3 7" + (f" {WITH_SECOND}" if second else "")
+    assert (said[FOLLOW] != "0") == second
 
 
 # Shapes.
@@ -458,6 +466,21 @@ def test_a_move_happens_while_the_program_works(two: TwoLevel) -> None:
         timer.join(5)
     assert cast(FakeGuest, two.inner).moved == [3]
     assert [event["what"] for event in two.events] == ["guest", "moved"]
+
+
+@pytest.mark.parametrize("also", ["", WITH_SECOND])
+def test_the_second_level_moves_with_the_program_where_the_policy_says_so(two: TwoLevel, also: str) -> None:
+    """vCPUs stay when a program moves: unless they are told, the tables of its old node are right for ever."""
+    two.write_file(SHAPE, b"wide NV vcpus=1 memory=64M\n")
+    ran: list[list[str]] = []
+    cast(Any, two.inner).run = lambda argv, **_: ran.append(argv)
+    two.run(["sh", "-c", "...", "123", MOVE, f"program 1 0 {also}".strip()])
+    for timer in two._timers:
+        timer.join(5)
+    assert ran == [["taskset", "-apc", "1", "123"]]
+    host = cast(FakeMachine, two.machine)
+    assert {host.files[VCPU.format(vcpu)] for vcpu in (0, 1)} == ({"1"} if also else {"auto 0", "auto 1"})
+    assert not two._failure
 
 
 def test_a_move_that_fails_is_the_cells_failure(two: TwoLevel) -> None:
