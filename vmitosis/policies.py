@@ -32,12 +32,14 @@ NID = f"{VM}/mmu_nid"
 DOMAINS = f"{VM}/domains"
 #: Pages of the guest set aside in each group, on its node; a guest that sees no nodes cannot ask for a node's.
 POOL = f"{VM}/pool"
-#: "program NODE DELAY" or "vm NODE DELAY": move the threads, or all vCPUs, to a node, after so many seconds; `WITH_SECOND`
-#: behind it: and have all vCPUs walk that node's second-level tables from then on.
+#: "program NODE DELAY" or "vm NODE DELAY": move the threads, or all vCPUs, to a node, after so many seconds;
+#: `WITH_SECOND` behind it: and have all vCPUs walk that node's second-level tables from then on.
 MOVE = f"{VM}/move"
 WITH_SECOND = "second-level"
 FOLLOW = f"{HOST}/sys/module/kvm/parameters/numa_mmu_follow_ms"
 SWITCH = f"{HOST}/sys/module/kvm/parameters/numa_mmu_switch_ms"
+#: Whether the host offers its guests a map of their vCPUs' nodes (NO-P); asked for when a guest is made.
+HOST_MAP = f"{HOST}/sys/module/kvm/parameters/numa_pv"
 HOST_BALANCING = Knob(f"{HOST}{BALANCING}", "0", optional=True)
 
 _SHAPE: Mapping[str, Param] = {
@@ -101,9 +103,11 @@ def two_level(
         interference: STREAM on the node `away`.
         options: of the workload.
     """
+    told = any(knob.path == DOMAINS and knob.value == "pv" for knob in guest)
     knobs = (
         replace(HOST_BALANCING, value="1", optional=False) if balancing == "host" else HOST_BALANCING,
-        _shape(shape),
+        *([Knob(HOST_MAP, "Y")] if told else []),
+        _shape(f"{shape} told" if told else shape),
         Knob(BALANCING, "1") if balancing == "guest" else NO_BALANCING,
         *second.knobs(),
         *guest,
@@ -141,7 +145,7 @@ def _thin(code: str, suffix: str = "") -> Policy:
     late: list[Knob] = []
     moved = []
     if suffix in ("E", "M"):
-        # Not -1: STREAM's vCPU is on the remote node, and where any vCPU runs is no wrong place for a table (local mode).
+        # Not -1: STREAM's vCPU is on the remote node, and where any vCPU runs is no wrong place (mode local).
         late.append(Knob(NID, "{home}", mark="ready"))
         moved.append("the second level")
     if suffix in ("G", "M"):
@@ -235,13 +239,14 @@ def _moved(visible: bool, suffix: str) -> Policy:
         "ideal": "tables are on both nodes from the start",
     }[suffix]
     who, words = ("the program", "program") if visible else ("the virtual machine", "vm")
+    also = f" {WITH_SECOND}" if visible and second else ""
     made = two_level(
         f"move-{'NV' if visible else 'NO'}" + (f"+{suffix}" if suffix else ""),
         f"{who} moves to a loaded node in the measured phase; {follows}",
         shape="wide NV" if visible else "thin NO home={home}",
         second=level,
         guest=guest,
-        late=(Knob(MOVE, f"{words} {{away}} {{after}}{f' {WITH_SECOND}' if visible and second else ''}", mark="ready"),),
+        late=(Knob(MOVE, f"{words} {{away}} {{after}}{also}", mark="ready"),),
         thin=visible,
         balancing="guest" if visible else "host",
     )

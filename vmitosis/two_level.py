@@ -15,7 +15,7 @@ from numalab.errors import ExperimentError, MissingError
 from numalab.kernel.image import KernelImage
 from numalab.machine.outcome import Completed, GuestFileError, Mark
 from numalab.machine.process import Process
-from numalab.machine.second import SecondLevel
+from numalab.machine.second import CPU, CPU_UNNAMED, SecondLevel
 from numalab.machine.session import Machine
 from numalab.machine.topology import Topology
 from numalab.run.policy import number_list
@@ -178,6 +178,7 @@ class TwoLevel:
             cells=placed.cells,
             huge_pages=shape.huge,
             extra_files=self._files,
+            cpu=CPU_UNNAMED if shape.told else CPU,
         )
         guest.boot()
         self._home = [list(cpus) for cpus in guest.cpus]

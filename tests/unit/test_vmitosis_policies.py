@@ -14,7 +14,7 @@ import pytest
 from numalab.errors import ExperimentError, UserError
 from numalab.machine.domain import DomainSpec, HostBinding, to_xml
 from numalab.machine.outcome import GuestFileError
-from numalab.machine.second import SecondLevel
+from numalab.machine.second import CPU, CPU_UNNAMED, SecondLevel
 from numalab.machine.session import Machine
 from numalab.machine.topology import Node, Topology, uniform
 from numalab.run import check, matrix
@@ -23,7 +23,7 @@ from numalab.run.policy import Policy, applied
 from numalab.run.system import find_experiment, policies
 from vmitosis import policies as of_vmitosis
 from vmitosis.lab import lab as two_level_lab
-from vmitosis.policies import DOMAINS, FOLLOW, MOVE, NID, POOL, SECOND, SHAPE, VMITOSIS, WITH_SECOND
+from vmitosis.policies import DOMAINS, FOLLOW, HOST, HOST_MAP, MOVE, NID, POOL, SECOND, SHAPE, VMITOSIS, WITH_SECOND
 from vmitosis.provision import Shape, parse_shape, place
 from vmitosis.series import Rate, around, rates
 from vmitosis.system import SYSTEM
@@ -80,7 +80,8 @@ def test_every_policy_makes_a_guest_and_says_what_it_needs(policy: Policy) -> No
     placed = place(parse_shape(shapes[0]), FOUR)
     assert placed.topology.cpus == len(placed.cpus)
     # The guest is booted before anything is set in it, and after the host's balancing is.
-    assert paths.index(SHAPE) == 1
+    assert all(path.startswith(HOST) for path in paths[: paths.index(SHAPE)])
+    assert not any(path.startswith(HOST) and path != FOLLOW for path in paths[paths.index(SHAPE) :])
     wants = any(knob.path in (NID, FOLLOW, DOMAINS) for knob in bound.knobs)
     assert (VMITOSIS in policy.requires) == wants
     catalogue.get("gups").argv(bound.options)
@@ -134,6 +135,11 @@ def test_oblivious_guests_learn_their_nodes_in_three_ways() -> None:
     assert [knobs(name).get(DOMAINS) for name in ("OF", "OFMP", "OFMF", "OFMT")] == [None, "pv", "probe", "told"]
     assert knobs("OF")[SHAPE].startswith("wide NO")
     order = [knob.path for knob in policies()["OFMP"].knobs]
+    # The host offers its map before there is a guest, whose VMM must not drop the bit of CPUID that says so.
+    assert knobs("OFMP")[HOST_MAP] == "Y"
+    assert order.index(HOST_MAP) < order.index(SHAPE)
+    assert parse_shape(knobs("OFMP")[SHAPE]).told
+    assert not any(HOST_MAP in knobs(name) or parse_shape(knobs(name)[SHAPE]).told for name in ("OF", "OFMF", "OFMT"))
     # Groups first, then memory for them, then replicas that take it.
     assert order.index(DOMAINS) < order.index(POOL) < order.index("/proc/sys/vm/pgtable_replication")
 
@@ -264,6 +270,17 @@ def test_the_command_of_a_guest_that_sees_nodes() -> None:
     assert "node,nodeid=2,memdev=node2,cpus=4-5" in line
     assert "dist,src=0,dst=3,val=20" in line
     assert "pipe,id=channel,path=/dev/vport1p2" in line
+
+
+def test_a_guest_that_is_told_gets_bits_its_vmm_has_no_name_for() -> None:
+    plain, told = (second(uniform(1, 1, "64M"), cpus=[[0]], cpu=cpu).argv("/dev/p") for cpu in (CPU, CPU_UNNAMED))
+    assert plain[plain.index("-cpu") + 1].split(",")[:1] == ["host"]
+    assert "migratable=off" not in " ".join(plain)
+    assert "migratable=off" in told[told.index("-cpu") + 1].split(",")
+    assert parse_shape(str(Shape(True, False, told=True))).told
+    placed = place(parse_shape("wide NO memory=64M"), FOUR)
+    assert 'migratable="off"' in domain(placed.topology, HostBinding(placed.cells, placed.cpus, True))
+    assert "migratable" not in domain(placed.topology, HostBinding(placed.cells, placed.cpus))
 
 
 def test_the_command_of_a_guest_that_sees_none() -> None:
