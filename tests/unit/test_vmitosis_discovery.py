@@ -20,7 +20,7 @@ MACHINES = 1000
 
 
 def test_a_thousand_machines() -> None:
-    """Of 2 to 8 nodes and 8 to 128 vCPUs: right for at least 99 in 100; says which are not; what is wrong is less sure."""
+    """Of 2 to 8 nodes, 8 to 128 vCPUs: right for at least 99 in 100; says which are not. What is wrong is less sure."""
     wrong, sure, unsure = [], [], []
     for seed in range(MACHINES):
         machine = simulate(seed, nodes=2 + seed % 7)
@@ -102,25 +102,20 @@ def test_few_vcpus_of_a_flat_machine_are_one_group(noise: float) -> None:
 
     Of five kinds of disturbance, 100 matrices of each for each size; the level is `vmitosis.chance.LEVEL`.
     """
-    wrong = {
-        vcpus: sum(len(discover(flat(seed, vcpus, noise)).groups) != 1 for seed in range(100)) for vcpus in SMALL
-    }
+    wrong = {vcpus: sum(len(discover(flat(seed, vcpus, noise)).groups) != 1 for seed in range(100)) for vcpus in SMALL}
     assert max(wrong.values()) <= 1, wrong
     assert sum(wrong.values()) <= 100 * len(SMALL) // 100, wrong
 
 
-@pytest.mark.parametrize("shape", ["adds", "even", "steps"])
+@pytest.mark.parametrize("shape", ["adds", "even"])
 def test_disturbance_of_another_shape_than_the_tables(shape: str) -> None:
-    """Critical values come of log-normal matrices; disturbance that only adds, that is bounded, and few values."""
+    """Critical values come of log-normal matrices; disturbance that only adds, and one that is bounded."""
     for vcpus in (4, 5, 6, 8, 12):
         wrong = 0
         for seed in range(100):
             rng = np.random.default_rng(seed)
-            drawn = {
-                "adds": lambda: 60 * np.exp(rng.exponential(0.2, (vcpus, vcpus))),
-                "even": lambda: rng.uniform(40, 80, (vcpus, vcpus)),
-                "steps": lambda: 5.0 + rng.integers(0, 3, (vcpus, vcpus)),
-            }[shape]()
+            size = (vcpus, vcpus)
+            drawn = 60 * np.exp(rng.exponential(0.2, size)) if shape == "adds" else rng.uniform(40, 80, size)
             wrong += len(discover(drawn).groups) != 1
         assert wrong <= 1, f"{vcpus} vCPUs: {wrong}"
 
@@ -142,11 +137,11 @@ def test_small_machines_that_are_clear_are_found() -> None:
 def test_critical_values_are_what_flat_matrices_give() -> None:
     """The table, for two sizes, from other matrices than it was made of: about as many exceed it as it says."""
     for vcpus in (4, 6):
-        over = sum(strongest(flat(seed, vcpus, 0.2)) > critical(vcpus) for seed in range(1000))
-        assert over <= 8, f"{vcpus} vCPUs: {over} of 1,000, expected {1000 * LEVEL:.0f}"
+        over = sum(strongest(flat(seed, vcpus, 0.2)) > CRITICAL[vcpus] for seed in range(500))
+        assert over <= 5, f"{vcpus} vCPUs: {over} of 500, expected {500 * LEVEL:.0f}"
     assert critical(3) == np.inf, "three latencies say nothing of their spread"
     assert list(CRITICAL.values()) == sorted(CRITICAL.values(), reverse=True), "more vCPUs, more pairs, less chance"
-    assert critical(128) == min(CRITICAL.values())
+    assert critical(128) == critical(max(CRITICAL))
 
 
 def test_hyper_threads_are_no_nodes() -> None:

@@ -21,6 +21,7 @@ from numalab.run import check, matrix
 from numalab.run.lab import default_lab
 from numalab.run.policy import Policy, applied
 from numalab.run.system import find_experiment, policies
+from numalab.units import parse_size
 from vmitosis import policies as of_vmitosis
 from vmitosis.lab import lab as two_level_lab
 from vmitosis.policies import DOMAINS, FOLLOW, HOST, HOST_MAP, MOVE, NID, POOL, SECOND, SHAPE, VMITOSIS, WITH_SECOND
@@ -60,7 +61,29 @@ def test_experiments_have_the_papers_sizes(name: str) -> None:
     said = tomllib.loads(full)
     assert said["topologies"]["four"]["cpus_per_node"] == 48
     assert said["run"]["mirror_host"] is True
-    assert {each["memory"] for each in said["policies"].values()} == {"300G"}
+    assert {each["memory"] for each in said["policies"].values()} == {"350G"}
+
+
+@pytest.mark.parametrize("size", ["emulated", "full"])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_workload_fits_its_guest(name: str, size: str) -> None:
+    """A program takes less than nine tenths of the guest's memory it may lie on, and the guest fits its machine."""
+    text = find_experiment(name).read_text()
+    said = tomllib.loads(re.sub(r"= .* # full: ", "= ", text) if size == "full" else text)
+    node = parse_size(said["topologies"]["four"]["node_memory"])
+    topology = uniform(4, said["topologies"]["four"]["cpus_per_node"], "368G" if size == "full" else "512M")
+    assert topology.nodes[0].memory == node
+    for code in said["matrix"]["policy"]:
+        values = dict(said["policies"][code])
+        bound = policies()[values.pop("policy")].bind(values, topology)
+        shape = parse_shape(next(knob.value for knob in bound.knobs if knob.path == SHAPE))
+        place(shape, topology)
+        # Bound to a node; or moved from one to another, which has to hold it; or on all.
+        thin = "bind:" in str(bound.options.get("memory")) or any(knob.path == MOVE for knob in bound.knobs)
+        room = shape.memory * (1 if thin else len(topology.nodes))
+        for workload in said["matrix"]["workload"]:
+            wanted = parse_size(said["workloads"][workload]["size"])
+            assert wanted <= 0.9 * room, f"{code}, {workload}: {wanted >> 20} MiB in {room >> 20} MiB"
 
 
 def test_every_code_of_the_paper() -> None:
