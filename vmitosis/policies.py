@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 from mitosis.policies import COMMON, HUGE, HUGE_OPTION, tables_from
 from mitosis.replication import MITOSIS, MODE, OF_PROCESS, REPLICATION, fragmented
+from numalab.errors import UserError
 from numalab.run.policy import BALANCING, NO_BALANCING, Knob, NodeNumber, Param, Policy
 
 VMITOSIS = "vmitosis"
@@ -32,6 +33,8 @@ NID = f"{VM}/mmu_nid"
 DOMAINS = f"{VM}/domains"
 #: Pages of the guest set aside in each group, on its node; a guest that sees no nodes cannot ask for a node's.
 POOL = f"{VM}/pool"
+#: Seconds between two looks whether groups found by latency still hold (NO-F); 0: only after the machine was moved.
+REPROBE = f"{VM}/reprobe"
 #: "program NODE DELAY" or "vm NODE DELAY": move the threads, or all vCPUs, to a node, after so many seconds;
 #: `WITH_SECOND` behind it: and have all vCPUs walk that node's second-level tables from then on.
 MOVE = f"{VM}/move"
@@ -216,6 +219,11 @@ OF = _oblivious("OF", "first touch", "")
 OFMP = _oblivious("OFMP", "both levels replicated, the host tells nodes (NO-P)", "pv")
 OFMF = _oblivious("OFMF", "both levels replicated, nodes found by latency (NO-F)", "probe")
 OFMT = _oblivious("OFMT", "as OFMF, with the groups the laboratory knows: where every latency is equal", "told")
+OFMF = replace(
+    OFMF,
+    knobs=(*OFMF.knobs, Knob(REPROBE, "{reprobe}", mark="ready")),
+    params={**OFMF.params, "reprobe": Param(int, 0, "seconds between two looks whether groups still hold; 0: none")},
+)
 OBLIVIOUS = (OF, OFMP, OFMF, OFMT)
 
 _MOVE: Mapping[str, Param] = {"after": Param(int, 10, "seconds of the measured phase before the move")}
@@ -260,4 +268,56 @@ MOVED = (
     *(_moved(False, suffix) for suffix in ("", "E", "ideal")),
 )
 
-POLICIES = (*THIN, *MIGRATED, *FRAGMENTED, *WIDE, *OBLIVIOUS, *MOVED)
+SECONDS: Mapping[str, Second] = {
+    "off": Second("off"),
+    "local": Second("local"),
+    "replicated": Second("replicate"),
+    "migrating": Second("local", follow=True),
+}
+GUESTS: Mapping[str, tuple[Knob, ...]] = {
+    "off": (),
+    "replicated": _REPLICAS,
+    "migrating": (Knob(OF_PROCESS, "follow on", mark="init"),),
+}
+SIGHTS: Mapping[str, str] = {"NV": "", "NO-P": "pv", "NO-F": "probe"}
+
+
+def combined(second: str, guest: str, sight: str) -> Policy:
+    """Any second level with any guest's tables, for what the guest sees: "NV-migrating-replicated", say.
+
+    Args:
+        second, guest, sight: of `SECONDS`, `GUESTS`, `SIGHTS`.
+
+    Raises:
+        UserError: the guest's tables cannot migrate in a guest that sees no nodes; the kernel says EOPNOTSUPP.
+    """
+    if guest == "migrating" and sight != "NV":
+        raise UserError(
+            f"{sight}: the tables of a guest that sees no nodes cannot migrate (EOPNOTSUPP): its kernel does not know "
+            "where they are. They are memory of the machine's, which moves them with the rest"
+        )
+    domains = SIGHTS[sight]
+    pooled = bool(domains) and guest == "replicated"
+    made = two_level(
+        f"{sight}-{second}-{guest}",
+        f"wide, {sight}: second level {second}, guest's tables {guest}",
+        shape="wide NO" if domains else "wide NV",
+        second=SECONDS[second],
+        guest=(
+            *([Knob(DOMAINS, domains)] if domains else []),
+            *([Knob(POOL, "{pool}")] if pooled else []),
+            *GUESTS[guest],
+        ),
+    )
+    return replace(made, params={**made.params, **_POOL}) if pooled else made
+
+
+COMBINED = tuple(
+    combined(second, guest, sight)
+    for sight in SIGHTS
+    for second in SECONDS
+    for guest in GUESTS
+    if guest != "migrating" or sight == "NV"
+)
+
+POLICIES = (*THIN, *MIGRATED, *FRAGMENTED, *WIDE, *OBLIVIOUS, *MOVED, *COMBINED)

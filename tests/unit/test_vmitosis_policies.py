@@ -523,6 +523,51 @@ def test_the_second_level_moves_with_the_program_where_the_policy_says_so(two: T
     assert not two._failure
 
 
+def test_groups_are_looked_at_again_after_the_machine_was_moved(two: TwoLevel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What few pairs contradict is measured as a whole; a group keeps its number, and with it its pool."""
+    two._files = {"/bin/pgrepl-probe": Path("/probe")}
+    two.write_file(SHAPE, b"wide NO\n")
+    guest = cast(FakeGuest, two.inner)
+    node = [0, 0, 0, 0, 1, 1, 1, 1]
+    asked: list[list[str]] = []
+
+    class Done:
+        def __init__(self, cpus: list[int]) -> None:
+            rows = [f"{a}," + ",".join(str(50 + 90 * (node[a] != node[b]) + a / 9) for b in cpus) for a in cpus]
+            self.stdout = "\n".join(["cpu," + ",".join(map(str, cpus)), *rows]).encode()
+
+    def run(argv: list[str], **_: Any) -> Done:
+        asked.append(argv)
+        return Done([int(cpu) for cpu in argv[2].split(",")] if "-c" in argv else list(range(8)))
+
+    monkeypatch.setattr(guest, "run", run, raising=False)
+    two.write_file(DOMAINS, b"probe\n")
+    domains = "/sys/kernel/mm/pgtable_repl/domains"
+    assert guest.files[domains] == "0-3 4-7"
+    two._move("vm", 1, 0, False)
+    assert asked.count(["/bin/pgrepl-probe"]) == 1, "where all moved together nothing is measured as a whole"
+    node[:] = [1, 0, 0, 0, 1, 1, 1, 0]
+    two._move("vm", 0, 0, False)
+    assert not two._failure
+    assert asked.count(["/bin/pgrepl-probe"]) == 2
+    assert guest.files[domains] == "1-3,7 0,4-6"
+
+
+def test_all_levels_with_all_sights_but_what_the_kernel_refuses() -> None:
+    names = {policy.name for policy in SYSTEM.policies}
+    for sight in ("NV", "NO-P", "NO-F"):
+        for second_level in ("off", "local", "replicated", "migrating"):
+            for guest in ("off", "replicated", "migrating"):
+                if guest == "migrating" and sight != "NV":
+                    with pytest.raises(UserError, match="EOPNOTSUPP"):
+                        of_vmitosis.combined(second_level, guest, sight)
+                else:
+                    assert f"{sight}-{second_level}-{guest}" in names
+    said = knobs("NO-P-migrating-replicated")
+    assert (said[SECOND], said[FOLLOW], said[DOMAINS], said[HOST_MAP]) == ("local", "1000", "pv", "Y")
+    assert knobs("NV-off-migrating")["/proc/PID/pgtable_repl@init"] == "follow on"
+
+
 def test_a_move_that_fails_is_the_cells_failure(two: TwoLevel) -> None:
     two.write_file(SHAPE, b"thin NO\n")
 
