@@ -53,8 +53,8 @@ class Setting:
         built: the programs.
         patience: factor on every time-out, the boot's too.
 
-    With BOUNCE among the words of `append`, each thread of a program goes to another CPU every millisecond; with PIN each
-    stays on one.
+    With BOUNCE among the words of `append`, each thread of a program goes to another CPU every millisecond; with PIN
+    each stays on one.
     """
 
     group: Group

@@ -19,6 +19,11 @@ from vmitosis.latencies import flat, read, simulate
 MACHINES = 1000
 
 
+#: Seconds: ten of them alone, minutes on a host with ten times as much to do as it has cores.
+PATIENT = pytest.mark.timeout(1800)
+
+
+@PATIENT
 def test_a_thousand_machines() -> None:
     """Of 2 to 8 nodes, 8 to 128 vCPUs: right for at least 99 in 100; says which are not. What is wrong is less sure."""
     wrong, sure, unsure = [], [], []
@@ -96,6 +101,7 @@ def test_flat_is_one_group(noise: float) -> None:
 SMALL = range(3, 17)
 
 
+@PATIENT
 @pytest.mark.parametrize("noise", [0.01, 0.1, 0.3, 0.6, 1.0])
 def test_few_vcpus_of_a_flat_machine_are_one_group(noise: float) -> None:
     """Few pairs, in which chance finds groups easily: at most 1 in 100 of each size, 2 in 1,000 are expected.
@@ -134,6 +140,7 @@ def test_small_machines_that_are_clear_are_found() -> None:
     assert right[4] >= 40
 
 
+@PATIENT
 def test_critical_values_are_what_flat_matrices_give() -> None:
     """The table, for two sizes, from other matrices than it was made of: about as many exceed it as it says."""
     for vcpus in (4, 6):

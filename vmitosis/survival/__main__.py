@@ -60,7 +60,9 @@ def command(
 ) -> int:
     """Run each SCENARIO (all of them without names) and print what came of it.
 
-    Writes survival.json into the directory OUT, after each, and with --table a section of that page. Exit status: 0 the guests survived all of them, 1 not.
+    Writes survival.json into the directory OUT after each, and with --table a section of that page.
+
+    Exit status: 0 the guests survived all of them, 1 not.
     """
     from numalab.errors import UserError, nearest
     from numalab.kernel.images import resolve

@@ -32,7 +32,7 @@ def live_migration_all_trees(rig: Rig) -> Facts:
 
 
 def _live(rig: Rig, *, trees: int) -> Facts:
-    """Migrate; `trees`: how many a replicated guest has while dirty pages are logged; there it has one per node again."""
+    """Migrate; `trees`: how many a replicated guest has while dirty pages are logged. Where it arrives it has all."""
     with rig.guest() as guest, rig.kept(guest) as keeper, _other(rig) as other:
         uri = f"unix:{other.directory}/migration"
         listen(other, uri)
