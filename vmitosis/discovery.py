@@ -11,7 +11,9 @@ differ between any two nodes, and samples are disturbed. `discover` finds the gr
    groups. A partition counts when *every* two groups are further apart (median latency between them) than each of them
    is wide inside, by more than disturbance can explain (`Evidence.margin`) and by a share (`LEAST`) that structure
    within a node, such as the place on a mesh, does not reach.
-4. Of those that count the finest is taken, except one whose gap is small beside that of a coarser one.
+4. It must be further apart than the best partition of a flat matrix of that size looks (`vmitosis.chance`): few vCPUs
+   have few pairs, among which chance makes groups.
+5. Of those that count the finest is taken, except one whose gap is small beside that of a coarser one.
 
 No latency is compared with a constant number of nanoseconds. A matrix in which no partition counts is one group.
 
@@ -32,9 +34,10 @@ from numpy.typing import NDArray
 
 from numalab.errors import UserError
 from numalab.run.policy import number_list
+from vmitosis.chance import critical, strength
 from vmitosis.partitions import Evidence, Labels, Matrix, candidates
 
-__all__ = ["Evidence", "Grouping", "discover"]
+__all__ = ["Evidence", "Grouping", "discover", "strongest"]
 
 #: A finer partition must have at least this share of the gap of a coarser one, or it is structure within nodes.
 _SHARE = 0.3
@@ -113,8 +116,20 @@ def discover(latencies: NDArray[Any] | Sequence[Sequence[float]]) -> Grouping:
     unit = _units(len(logs), pairs)
     between = _between_units(logs, unit)
     tried = candidates(between)
-    labels, confidence, reason = _choose(tried, logs, pairs, len(between))
+    labels, confidence, reason = _choose(tried, logs, pairs, unit)
     return _grouping(labels[unit], logs, pairs, confidence, reason)
+
+
+def strongest(latencies: NDArray[Any]) -> float:
+    """Return the strength (`vmitosis.chance`) of the strongest partition with a gap, whether it counts or not."""
+    logs = _logarithms(np.asarray(latencies, np.float64))
+    pairs = _siblings(logs)
+    unit = _units(len(logs), pairs)
+    tried = candidates(_between_units(logs, unit))
+    found = [strength(logs, labels[unit], pairs) for labels, evidence in tried if evidence.gap > 0]
+    if pairs:  # which may be taken for nodes
+        found.append(strength(logs, unit))
+    return max(found, default=-np.inf)
 
 
 def _logarithms(given: Matrix) -> Matrix:
@@ -173,36 +188,48 @@ def _between_units(logs: Matrix, unit: Labels) -> Matrix:
 
 
 def _choose(
-    tried: Sequence[tuple[Labels, Evidence]], logs: Matrix, pairs: Sequence[tuple[int, int]], units: int
+    tried: Sequence[tuple[Labels, Evidence]], logs: Matrix, pairs: Sequence[tuple[int, int]], unit: Labels
 ) -> tuple[Labels, float, str]:
     """The partition of units that is taken, how sure that is, and why."""
-    good = [(labels, found) for labels, found in tried if found.counts]
+    counting = [(labels, found, _beyond_chance(logs, labels[unit], pairs)) for labels, found in tried if found.counts]
+    good = [each for each in counting if each[2] > 1.0]
     if not good:
-        return _nothing_found(tried, logs, pairs, units)
-    largest = max(found.gap for _, found in good)
-    labels, taken = [(labels, found) for labels, found in good if found.gap >= _SHARE * largest][-1]
+        return _nothing_found(tried, logs, pairs, unit, max((each[2] for each in counting), default=0.0))
+    largest = max(found.gap for _, found, _ in good)
+    labels, taken, beyond = [each for each in good if each[1].gap >= _SHARE * largest][-1]
     reason = f"{taken.groups} groups, {np.exp(taken.gap):.2f} times as far from each other as inside"
-    confidence = _confidence(taken, good)
-    if 2 * len(pairs) == len(logs) and units <= _MOST_PAIR_NODES:
+    confidence = _confidence(taken, beyond, any(found.groups > taken.groups for _, found, _ in good))
+    if 2 * len(pairs) == len(logs) and unit.max() < _MOST_PAIR_NODES:
         confidence *= 0.7
         reason += "; its pairs of vCPUs, taken for cores, might be nodes"
     return labels, confidence, reason
 
 
-def _confidence(taken: Evidence, good: Sequence[tuple[Labels, Evidence]]) -> float:
-    """Near 1 when the gap is far above its margin and single pairs agree; lower when another partition does as well."""
-    above = 1.0 - 0.5 * float(np.exp(-3.0 * (taken.gap / taken.margin - 1.0)))
+def _beyond_chance(logs: Matrix, labels: Labels, siblings: Sequence[tuple[int, int]] = ()) -> float:
+    """Strength of a partition of vCPUs in what chance reaches; above 1 it is believed."""
+    return strength(logs, labels, siblings) / critical(len(logs))
+
+
+def _confidence(taken: Evidence, beyond: float, rivals: bool) -> float:
+    """Near 1 when the gap is far above its margin and what chance makes, and single pairs agree.
+
+    Lower when a finer partition does as well.
+    """
+    above = 1.0 - 0.5 * float(np.exp(-3.0 * (min(taken.gap / taken.margin, beyond) - 1.0)))
     agree = max(0.0, 2.0 * taken.apart - 1.0)
-    rivals = [found for _, found in good if found.groups > taken.groups]
-    rival = 0.85 if rivals else 1.0
-    return float(np.clip(above * agree * rival, 0.0, 1.0))
+    return float(np.clip(above * agree * (0.85 if rivals else 1.0), 0.0, 1.0))
 
 
 def _nothing_found(
-    tried: Sequence[tuple[Labels, Evidence]], logs: Matrix, pairs: Sequence[tuple[int, int]], units: int
+    tried: Sequence[tuple[Labels, Evidence]],
+    logs: Matrix,
+    pairs: Sequence[tuple[int, int]],
+    unit: Labels,
+    beyond: float,
 ) -> tuple[Labels, float, str]:
+    units = int(unit.max()) + 1
     whole = np.zeros(units, np.int64)
-    if pairs and 2 * len(pairs) == len(logs) and units <= _MOST_PAIR_NODES:
+    if pairs and 2 * len(pairs) == len(logs) and units <= _MOST_PAIR_NODES and _beyond_chance(logs, unit) > 1.0:
         # Two levels, and the lower one has pairs: cores of one node, or nodes of two vCPUs? Latencies alone do not
         # say; threads that share a cache are nearer than cores that share a socket.
         inside = float(np.median([logs[one, other] for one, other in pairs]))
@@ -211,7 +238,10 @@ def _nothing_found(
             return np.arange(units), 0.4, "pairs of vCPUs: taken for nodes, though they might be cores of one node"
         return whole, 0.4, "pairs of vCPUs: taken for cores of one node, though they might be nodes"
     best = max((found.gap / found.margin for _, found in tried), default=0.0)
-    return whole, float(np.clip(1.0 - 0.5 * max(best, 0.0) ** 2, 0.0, 1.0)), "no group is set apart from the others"
+    reason = "no group is set apart from the others"
+    if beyond > 0.0:
+        best, reason = beyond, "what looks like groups is no more than chance makes of so few pairs"
+    return whole, float(np.clip(1.0 - 0.5 * max(best, 0.0) ** 2, 0.0, 1.0)), reason
 
 
 def _grouping(

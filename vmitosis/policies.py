@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 from mitosis.policies import COMMON, HUGE, HUGE_OPTION, tables_from
 from mitosis.replication import MITOSIS, MODE, OF_PROCESS, REPLICATION, fragmented
+from numalab.errors import UserError
 from numalab.run.policy import BALANCING, NO_BALANCING, Knob, NodeNumber, Param, Policy
 
 VMITOSIS = "vmitosis"
@@ -32,10 +33,16 @@ NID = f"{VM}/mmu_nid"
 DOMAINS = f"{VM}/domains"
 #: Pages of the guest set aside in each group, on its node; a guest that sees no nodes cannot ask for a node's.
 POOL = f"{VM}/pool"
-#: "program NODE DELAY" or "vm NODE DELAY": move the threads, or all vCPUs, to a node, after so many seconds.
+#: Seconds between two looks whether groups found by latency still hold (NO-F); 0: only after the machine was moved.
+REPROBE = f"{VM}/reprobe"
+#: "program NODE DELAY" or "vm NODE DELAY": move the threads, or all vCPUs, to a node, after so many seconds;
+#: `WITH_SECOND` behind it: and have all vCPUs walk that node's second-level tables from then on.
 MOVE = f"{VM}/move"
+WITH_SECOND = "second-level"
 FOLLOW = f"{HOST}/sys/module/kvm/parameters/numa_mmu_follow_ms"
 SWITCH = f"{HOST}/sys/module/kvm/parameters/numa_mmu_switch_ms"
+#: Whether the host offers its guests a map of their vCPUs' nodes (NO-P); asked for when a guest is made.
+HOST_MAP = f"{HOST}/sys/module/kvm/parameters/numa_pv"
 HOST_BALANCING = Knob(f"{HOST}{BALANCING}", "0", optional=True)
 
 _SHAPE: Mapping[str, Param] = {
@@ -99,9 +106,11 @@ def two_level(
         interference: STREAM on the node `away`.
         options: of the workload.
     """
+    told = any(knob.path == DOMAINS and knob.value == "pv" for knob in guest)
     knobs = (
         replace(HOST_BALANCING, value="1", optional=False) if balancing == "host" else HOST_BALANCING,
-        _shape(shape),
+        *([Knob(HOST_MAP, "Y")] if told else []),
+        _shape(f"{shape} told" if told else shape),
         Knob(BALANCING, "1") if balancing == "guest" else NO_BALANCING,
         *second.knobs(),
         *guest,
@@ -139,7 +148,8 @@ def _thin(code: str, suffix: str = "") -> Policy:
     late: list[Knob] = []
     moved = []
     if suffix in ("E", "M"):
-        late.append(Knob(NID, "-1", mark="ready"))
+        # Not -1: STREAM's vCPU is on the remote node, and where any vCPU runs is no wrong place (mode local).
+        late.append(Knob(NID, "{home}", mark="ready"))
         moved.append("the second level")
     if suffix in ("G", "M"):
         late.append(Knob(OF_PROCESS, "migrate {home}", mark="ready"))
@@ -209,6 +219,11 @@ OF = _oblivious("OF", "first touch", "")
 OFMP = _oblivious("OFMP", "both levels replicated, the host tells nodes (NO-P)", "pv")
 OFMF = _oblivious("OFMF", "both levels replicated, nodes found by latency (NO-F)", "probe")
 OFMT = _oblivious("OFMT", "as OFMF, with the groups the laboratory knows: where every latency is equal", "told")
+OFMF = replace(
+    OFMF,
+    knobs=(*OFMF.knobs, Knob(REPROBE, "{reprobe}", mark="ready")),
+    params={**OFMF.params, "reprobe": Param(int, 0, "seconds between two looks whether groups still hold; 0: none")},
+)
 OBLIVIOUS = (OF, OFMP, OFMF, OFMT)
 
 _MOVE: Mapping[str, Param] = {"after": Param(int, 10, "seconds of the measured phase before the move")}
@@ -222,7 +237,8 @@ def _moved(visible: bool, suffix: str) -> Policy:
         level = Second("replicate")
         guest = _REPLICAS if visible else ()
     else:
-        level = Second("local", "-1" if second else "{home}", follow=second)
+        # A machine that moves is followed by itself. When a program moves, vCPUs stay: the move says where tables go.
+        level = Second("local", "-1" if second and not visible else "{home}", follow=second)
     follows = {
         "": "no table follows",
         "E": "the second level follows",
@@ -230,14 +246,15 @@ def _moved(visible: bool, suffix: str) -> Policy:
         "M": "both levels follow",
         "ideal": "tables are on both nodes from the start",
     }[suffix]
-    who = "the program" if visible else "the virtual machine"
+    who, words = ("the program", "program") if visible else ("the virtual machine", "vm")
+    also = f" {WITH_SECOND}" if visible and second else ""
     made = two_level(
         f"move-{'NV' if visible else 'NO'}" + (f"+{suffix}" if suffix else ""),
         f"{who} moves to a loaded node in the measured phase; {follows}",
         shape="wide NV" if visible else "thin NO home={home}",
         second=level,
         guest=guest,
-        late=(Knob(MOVE, ("program" if visible else "vm") + " {away} {after}", mark="ready"),),
+        late=(Knob(MOVE, f"{words} {{away}} {{after}}{also}", mark="ready"),),
         thin=visible,
         balancing="guest" if visible else "host",
     )
@@ -251,4 +268,56 @@ MOVED = (
     *(_moved(False, suffix) for suffix in ("", "E", "ideal")),
 )
 
-POLICIES = (*THIN, *MIGRATED, *FRAGMENTED, *WIDE, *OBLIVIOUS, *MOVED)
+SECONDS: Mapping[str, Second] = {
+    "off": Second("off"),
+    "local": Second("local"),
+    "replicated": Second("replicate"),
+    "migrating": Second("local", follow=True),
+}
+GUESTS: Mapping[str, tuple[Knob, ...]] = {
+    "off": (),
+    "replicated": _REPLICAS,
+    "migrating": (Knob(OF_PROCESS, "follow on", mark="init"),),
+}
+SIGHTS: Mapping[str, str] = {"NV": "", "NO-P": "pv", "NO-F": "probe"}
+
+
+def combined(second: str, guest: str, sight: str) -> Policy:
+    """Any second level with any guest's tables, for what the guest sees: "NV-migrating-replicated", say.
+
+    Args:
+        second, guest, sight: of `SECONDS`, `GUESTS`, `SIGHTS`.
+
+    Raises:
+        UserError: the guest's tables cannot migrate in a guest that sees no nodes; the kernel says EOPNOTSUPP.
+    """
+    if guest == "migrating" and sight != "NV":
+        raise UserError(
+            f"{sight}: the tables of a guest that sees no nodes cannot migrate (EOPNOTSUPP): its kernel does not know "
+            "where they are. They are memory of the machine's, which moves them with the rest"
+        )
+    domains = SIGHTS[sight]
+    pooled = bool(domains) and guest == "replicated"
+    made = two_level(
+        f"{sight}-{second}-{guest}",
+        f"wide, {sight}: second level {second}, guest's tables {guest}",
+        shape="wide NO" if domains else "wide NV",
+        second=SECONDS[second],
+        guest=(
+            *([Knob(DOMAINS, domains)] if domains else []),
+            *([Knob(POOL, "{pool}")] if pooled else []),
+            *GUESTS[guest],
+        ),
+    )
+    return replace(made, params={**made.params, **_POOL}) if pooled else made
+
+
+COMBINED = tuple(
+    combined(second, guest, sight)
+    for sight in SIGHTS
+    for second in SECONDS
+    for guest in GUESTS
+    if guest != "migrating" or sight == "NV"
+)
+
+POLICIES = (*THIN, *MIGRATED, *FRAGMENTED, *WIDE, *OBLIVIOUS, *MOVED, *COMBINED)

@@ -23,14 +23,20 @@ from numalab.errors import UserError
 from numalab.kernel.image import KernelImage
 from numalab.machine.accel import host_topology, parse_cpu_list
 from numalab.machine.domain import HostBinding
-from numalab.machine.second import SecondLevel
+from numalab.machine.second import CPU, CPU_UNNAMED, SecondLevel
 from numalab.machine.session import Machine
 from numalab.machine.topology import LOCAL_DISTANCE, Node, Topology
 from numalab.units import format_size, parse_size
 
 __all__ = ["Placed", "Shape", "boot", "parse_shape", "place"]
 
-_WORDS = {"thin": ("wide", False), "wide": ("wide", True), "NV": ("visible", True), "NO": ("visible", False)}
+_WORDS = {
+    "thin": ("wide", False),
+    "wide": ("wide", True),
+    "NV": ("visible", True),
+    "NO": ("visible", False),
+    "told": ("told", True),
+}
 _NODES = Path("/sys/devices/system/node")
 
 
@@ -46,6 +52,8 @@ class Shape:
         home: the node of a Thin one.
         huge: its memory is backed by huge pages: libvirt takes those the host has set aside, inside the emulated
             machine they are transparent; else by pages of 4K.
+        told: it gets all of CPUID that KVM offers, also bits its VMM has no name for: the bit by which a host tells
+            that it has a map of vCPUs for the guest (NO-P) is such. It cannot be migrated to another VMM.
     """
 
     wide: bool
@@ -54,10 +62,12 @@ class Shape:
     memory: int = 96 << 20
     home: int = 0
     huge: bool = False
+    told: bool = False
 
     def __str__(self) -> str:
         """As `parse_shape` reads it."""
         words = ["wide" if self.wide else "thin", "NV" if self.visible else "NO"]
+        words += ["told"] if self.told else []
         words += [f"vcpus={self.vcpus}", f"memory={self.memory >> 20}M", f"home={self.home}"]
         return " ".join([*words, f"backing={'huge' if self.huge else '4K'}"])
 
@@ -82,7 +92,8 @@ def parse_shape(text: str) -> Shape:
             values[key] = int(value)
         else:
             raise UserError(
-                f"the guest {text!r}: {word!r} is none of thin, wide, NV, NO, vcpus=, memory=, home=, backing=4K|huge"
+                f"the guest {text!r}: {word!r} is none of thin, wide, NV, NO, told, vcpus=, memory=, home=, "
+                "backing=4K|huge"
             )
     for field, words in (("wide", "thin or wide"), ("visible", "NV or NO")):
         if field not in values:
@@ -162,7 +173,7 @@ def boot(
         host, numbers = host_topology(_NODES)
         own = tuple(tuple(parse_cpu_list((_NODES / f"node{number}" / "cpulist").read_text())) for number in numbers)
         placed = place(shape, Topology(host.nodes, host.distances, cpu_numbers=own))
-        binding = HostBinding(tuple(numbers[cell] for cell in placed.cells), placed.cpus)
+        binding = HostBinding(tuple(numbers[cell] for cell in placed.cells), placed.cpus, shape.told)
         guest = Machine(
             kernel,
             placed.topology,
@@ -184,6 +195,7 @@ def boot(
             huge_pages=shape.huge,
             extra_files=files,
             append=append,
+            cpu=CPU_UNNAMED if shape.told else CPU,
         )
     with guest:
         yield guest

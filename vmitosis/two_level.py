@@ -11,18 +11,22 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from numalab.errors import ExperimentError, MissingError
 from numalab.kernel.image import KernelImage
 from numalab.machine.outcome import Completed, GuestFileError, Mark
 from numalab.machine.process import Process
-from numalab.machine.second import SecondLevel
+from numalab.machine.second import CPU, CPU_UNNAMED, SecondLevel
 from numalab.machine.session import Machine
 from numalab.machine.topology import Topology
 from numalab.run.policy import number_list
 from vmitosis.discovery import Grouping, discover
 from vmitosis.latencies import parse
-from vmitosis.policies import DOMAINS, HOST, MOVE, NID, POOL, SECOND, SHAPE, VM
+from vmitosis.policies import DOMAINS, HOST, MOVE, NID, POOL, REPROBE, SECOND, SHAPE, VM, WITH_SECOND
 from vmitosis.provision import parse_shape, place
+from vmitosis.regroup import moved, renumbered
 from vmitosis.second_level import DebugFiles
 
 __all__ = ["PROBE", "TwoLevel"]
@@ -59,6 +63,7 @@ class TwoLevel:
         self._begun = 0.0
         self._home: list[list[int]] = []
         self._timers: list[threading.Timer] = []
+        self._looks: threading.Timer | None = None
         self._failure: Exception | None = None
         self._lock = threading.Lock()
 
@@ -148,6 +153,9 @@ class TwoLevel:
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
+        if self._looks is not None:
+            self._looks.cancel()
+            self._looks = None
         return waiting
 
     def _provision(self, text: str) -> None:
@@ -178,6 +186,7 @@ class TwoLevel:
             cells=placed.cells,
             huge_pages=shape.huge,
             extra_files=self._files,
+            cpu=CPU_UNNAMED if shape.told else CPU,
         )
         guest.boot()
         self._home = [list(cpus) for cpus in guest.cpus]
@@ -240,6 +249,8 @@ class TwoLevel:
             self.inner.write_file(f"{_REPL}/pool", value.encode() + b"\n")
         elif path == SECOND:
             self.machine.write_file(f"{self._directory()}/numa_mmu", value.encode() + b"\n")
+        elif path == REPROBE:
+            self._reprobe_every(float(value))
         elif path == NID:
             for each in self._vcpu_files():
                 self.machine.write_file(each, value.encode() + b"\n")
@@ -252,12 +263,12 @@ class TwoLevel:
         if value in ("native", "pv"):
             self.inner.write_file(f"{_REPL}/provider", value.encode() + b"\n")
         else:
-            lists = self._probed() if value == "probe" else self._told()
+            lists = self._probed().lists() if value == "probe" else self._told()
             self.inner.write_file(f"{_REPL}/provider", b"fv\n")
             self.inner.write_file(f"{_REPL}/domains", lists.encode() + b"\n")
         self._domains = value
 
-    def _probed(self) -> str:
+    def _probed(self) -> Grouping:
         """Measure latencies in the guest and group its vCPUs.
 
         Raises:
@@ -268,11 +279,57 @@ class TwoLevel:
                 "NO-F measures latencies in the guest by tools/mm/pgrepl-probe of the patched kernel's source",
                 remedy="build it there (static), and give it: python -m vmitosis run --probe FILE",
             )
-        done = self.inner.run([PROBE], timeout=_PROBE_SECONDS, check=True)
-        latencies, cpus = parse(done.stdout.decode(), "what pgrepl-probe printed")
+        latencies, cpus = self._latencies()
         self.grouping = discover(latencies).renumbered(cpus)
         self._note("grouped", **self.grouping.to_json())
-        return self.grouping.lists()
+        return self.grouping
+
+    def _latencies(self, *words: str) -> tuple[NDArray[np.float64], tuple[int, ...]]:
+        done = self.inner.run([PROBE, *words], timeout=_PROBE_SECONDS, check=True)
+        return parse(done.stdout.decode(), "what pgrepl-probe printed")
+
+    def _some(self, pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], float]:
+        """Latencies of some pairs, the lower of both directions."""
+        found = {}
+        for one, other in pairs:
+            latencies, _ = self._latencies("-c", f"{one},{other}", "-s", "3")
+            found[one, other] = float(np.fmin(latencies[0, 1], latencies[1, 0]))
+        return found
+
+    def _reprobe(self, turn: int = 0) -> None:
+        """Look whether the groups still hold; if not, find and write new ones under the old numbers.
+
+        Runs while the program works, with `_lock` held.
+        """
+        old = self.grouping
+        if self._domains != "probe" or old is None:
+            return
+        # A machine that was one group may be several now: of that no few pairs tell.
+        if len(old.groups) > 1 and not moved(old, self._some, turn):
+            self._note("groups hold")
+            return
+        self.grouping = renumbered(self._probed(), old)
+        if self.grouping.groups != old.groups:
+            self.inner.write_file(f"{_REPL}/domains", self.grouping.lists().encode() + b"\n")
+
+    def _reprobe_every(self, seconds: float, turn: int = 0) -> None:
+        if not seconds:
+            return
+
+        def look() -> None:
+            try:
+                with self._lock:
+                    if self.guest is None:
+                        return
+                    self._reprobe(turn)
+                self._reprobe_every(seconds, turn + 1)
+            except Exception as error:
+                self._failure = error
+
+        timer = threading.Timer(seconds, look)
+        timer.daemon = True
+        self._looks = timer
+        timer.start()
 
     def _told(self) -> str:
         """The groups as vCPUs are pinned: what a probe would find if latencies differed."""
@@ -298,13 +355,13 @@ class TwoLevel:
         return Completed(list(argv), 0, None, b"", b"")
 
     def _plan_move(self, pid: int, value: str) -> None:
-        who, node, delay = value.split()
-        timer = threading.Timer(float(delay), self._move, (who, int(node), pid))
+        who, node, delay, *also = value.split()
+        timer = threading.Timer(float(delay), self._move, (who, int(node), pid, also == [WITH_SECOND]))
         timer.daemon = True
         self._timers.append(timer)
         timer.start()
 
-    def _move(self, who: str, node: int, pid: int) -> None:
+    def _move(self, who: str, node: int, pid: int, with_second: bool) -> None:
         """Runs in a timer's thread, while the program works."""
         try:
             with self._lock:
@@ -312,9 +369,14 @@ class TwoLevel:
                     return
                 if who == "vm":
                     self.guest.move(node)
+                    self._reprobe()
                 else:
                     cpus = number_list(self.guest.topology.cpus_of(node))
                     self.guest.run(["taskset", "-apc", cpus, str(pid)], check=True)
+                if with_second:
+                    # The vCPUs of the old node stay there, and have something to do now and then: as long as they do,
+                    # it is a right place for tables.
+                    self._write(NID, str(node))
                 self._note("moved", who=who, node=node)
         except Exception as error:
             self._failure = error

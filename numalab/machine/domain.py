@@ -28,11 +28,13 @@ class HostBinding:
     """Where the machine lies on a real NUMA host.
 
     `cells[i]` is the host node that guest node i is bound to, strictly; `cpus[v]` the host CPU of vCPU v. Without cells
-    memory goes by first touch. Where nodes are hidden from the guest, one cell stands for all its memory.
+    memory goes by first touch. Where nodes are hidden from the guest, one cell stands for all its memory. With
+    `unnamed_cpuid` it gets the bits of CPUID that QEMU has no name for, and cannot be migrated.
     """
 
     cells: tuple[int, ...]
     cpus: tuple[int, ...]
+    unnamed_cpuid: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ def _boot(domain: ET.Element, spec: DomainSpec) -> None:
 def _cpu(domain: ET.Element, spec: DomainSpec) -> None:
     kvm = spec.accel == "kvm"
     cpu = ET.SubElement(domain, "cpu", mode="host-passthrough" if kvm else "maximum", check="none")
+    if kvm and spec.binding and spec.binding.unnamed_cpuid:
+        cpu.set("migratable", "off")
     counts = {node.cpus for node in spec.topology.nodes if node.cpus}
     if len(counts) == 1:
         # A package per node, as real machines have them. QEMU's own choice is one per CPU; packages that reach over

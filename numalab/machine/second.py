@@ -30,6 +30,12 @@ from numalab.machine.topology import LOCAL_DISTANCE, Topology
 
 #: What a machine needs to have (`host_programs`) to run guests.
 HOST_PROGRAMS = ("qemu-system-x86_64",)
+#: Emulated processors tell sizes of the XSAVE area that do not add up one level down: a long warning. And nobody runs
+#: guests in there.
+CPU = "host,-xsave,-svm"
+#: The same with every bit of CPUID that KVM offers: what QEMU has no name for it leaves out of a guest that could be
+#: migrated. Such a guest cannot.
+CPU_UNNAMED = "host,migratable=off,-xsave,-svm"
 PORT_NAME = "org.numalab.0"
 _PORTS = "/sys/class/virtio-ports"
 #: In the machine: the device of the port whose name is $0.
@@ -62,6 +68,7 @@ class SecondLevel(Commands):
         slot: int = 0,
         boot_timeout: float = 600.0,
         hang_after: float = 2 * HANG_AFTER,
+        cpu: str = CPU,
         qemu_args: Sequence[str] = (),
     ) -> None:
         """Describe a guest.
@@ -77,6 +84,7 @@ class SecondLevel(Commands):
             extra_files: guest path → host file.
             slot: which of the machine's ports to inner guests it takes.
             boot_timeout, hang_after: seconds of wall time.
+            cpu: its processor, as QEMU's -cpu takes it.
             qemu_args: more words for its QEMU.
 
         Raises:
@@ -96,6 +104,7 @@ class SecondLevel(Commands):
         self._slot = slot
         self._append = append
         self._extra_files = dict(extra_files or {})
+        self._cpu = cpu
         self._qemu_args = tuple(qemu_args)
         self._qmp: ProcessQmp | None = None
         self._spool: tempfile.TemporaryDirectory[str] | None = None
@@ -188,9 +197,7 @@ class SecondLevel(Commands):
         packages = f",sockets={shape.cpus // min(cores)},cores={min(cores)},threads=1" if len(cores) == 1 else ""
         words = [
             *("taskset", "-c", pinned, "qemu-system-x86_64", "-name", f"second{self._slot},debug-threads=on", "-S"),
-            # Emulated processors tell sizes of the XSAVE area that do not add up one level down: a long warning. And
-            # nobody runs guests in there.
-            *("-accel", "kvm", "-cpu", "host,-xsave,-svm", "-smp", f"{shape.cpus}{packages}"),
+            *("-accel", "kvm", "-cpu", self._cpu, "-smp", f"{shape.cpus}{packages}"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *self._memory(),
             *("-kernel", f"{self.directory}/kernel", "-initrd", f"{self.directory}/initrd"),

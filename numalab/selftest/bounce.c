@@ -1,5 +1,6 @@
 /*
- * bounce PROGRAM ARGUMENT...: run a program, and move each of its threads to another CPU every millisecond.
+ * bounce [--pin] PROGRAM ARGUMENT...: run a program, and move each of its threads to another CPU every millisecond; or,
+ * with --pin, keep each on the one CPU that its number says.
  *
  * Threads of its children are moved, too. The exit status is the program's; a signal that kills it kills this as well.
  */
@@ -9,6 +10,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -56,8 +58,10 @@ int main(int argc, char **argv)
 {
 	const struct timespec millisecond = { .tv_nsec = 1000000 };
 	unsigned int tick = 0;
-	int status, pid;
+	int status, pid, pin = argc > 1 && !strcmp(argv[1], "--pin");
 
+	argv += pin;
+	argc -= pin;
 	if (argc < 2)
 		return 2;
 	cpus = sysconf(_SC_NPROCESSORS_ONLN);
@@ -73,7 +77,8 @@ int main(int argc, char **argv)
 		_exit(127);
 	}
 	while (!waitpid(pid, &status, WNOHANG)) {
-		move_all(pid, tick++, 0);
+		move_all(pid, tick, 0);
+		tick += !pin;
 		nanosleep(&millisecond, NULL);
 	}
 	if (WIFSIGNALED(status)) {

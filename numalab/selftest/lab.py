@@ -33,6 +33,8 @@ _UNFINISHED = "unfinished.json"
 
 #: A word of the kernel's command line, which the kernel makes nothing of: threads of programs are moved between CPUs.
 BOUNCE = "numalab.bounce"
+#: The same, but each thread stays on one CPU.
+PIN = "numalab.pin"
 _BOUNCE_PROGRAM = "/bin/bounce"
 
 #: (number of the repeat from 1, number of repeats, result)
@@ -52,7 +54,8 @@ class Setting:
         patience: factor on every time-out, the boot's too.
         files: of the kernel, with what each program finds in them: pairs of path and value.
 
-    With BOUNCE among the words of `append`, each thread of a program goes to another CPU every millisecond.
+    With BOUNCE among the words of `append`, each thread of a program goes to another CPU every millisecond; with PIN
+    each stays on one.
     """
 
     group: Group
@@ -66,9 +69,12 @@ class Setting:
     files: tuple[tuple[str, str], ...] = ()
 
     @property
-    def bounces(self) -> bool:
-        """Whether threads of programs are moved between CPUs."""
-        return BOUNCE in self.append.split()
+    def wrap(self) -> tuple[str, ...]:
+        """What programs are run by: that which moves their threads between CPUs, or pins them."""
+        words = self.append.split()
+        if BOUNCE in words:
+            return (_BOUNCE_PROGRAM,)
+        return (_BOUNCE_PROGRAM, "--pin") if PIN in words else ()
 
     def key(self) -> str:
         """16 hex digits that name the baseline this setting can serve as; which programs are run is no part of it."""
@@ -160,7 +166,7 @@ def run(
             setting.built.linkage,
             on_result=keep,
             patience=setting.patience,
-            wrap=(_BOUNCE_PROGRAM,) if setting.bounces else (),
+            wrap=setting.wrap,
             files=dict(setting.files),
         )
     return so_far()
@@ -230,7 +236,7 @@ def _boot(setting: Setting, logs: Path) -> Machine:
         share=setting.built.top,
         nested=group.nested,
         host_programs=host_programs,
-        extra_files={_BOUNCE_PROGRAM: _bounce()} if setting.bounces else None,
+        extra_files={_BOUNCE_PROGRAM: _bounce()} if setting.wrap else None,
         log_dir=logs,
         boot_timeout=_BOOT_SECONDS * setting.patience,
     )

@@ -14,16 +14,17 @@ import pytest
 from numalab.errors import ExperimentError, UserError
 from numalab.machine.domain import DomainSpec, HostBinding, to_xml
 from numalab.machine.outcome import GuestFileError
-from numalab.machine.second import SecondLevel
+from numalab.machine.second import CPU, CPU_UNNAMED, SecondLevel
 from numalab.machine.session import Machine
 from numalab.machine.topology import Node, Topology, uniform
 from numalab.run import check, matrix
 from numalab.run.lab import default_lab
 from numalab.run.policy import Policy, applied
 from numalab.run.system import find_experiment, policies
+from numalab.units import parse_size
 from vmitosis import policies as of_vmitosis
 from vmitosis.lab import lab as two_level_lab
-from vmitosis.policies import DOMAINS, FOLLOW, MOVE, NID, POOL, SECOND, SHAPE, VMITOSIS
+from vmitosis.policies import DOMAINS, FOLLOW, HOST, HOST_MAP, MOVE, NID, POOL, SECOND, SHAPE, VMITOSIS, WITH_SECOND
 from vmitosis.provision import Shape, parse_shape, place
 from vmitosis.series import Rate, around, rates
 from vmitosis.system import SYSTEM
@@ -60,7 +61,29 @@ def test_experiments_have_the_papers_sizes(name: str) -> None:
     said = tomllib.loads(full)
     assert said["topologies"]["four"]["cpus_per_node"] == 48
     assert said["run"]["mirror_host"] is True
-    assert {each["memory"] for each in said["policies"].values()} == {"300G"}
+    assert {each["memory"] for each in said["policies"].values()} == {"350G"}
+
+
+@pytest.mark.parametrize("size", ["emulated", "full"])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_workload_fits_its_guest(name: str, size: str) -> None:
+    """A program takes less than nine tenths of the guest's memory it may lie on, and the guest fits its machine."""
+    text = find_experiment(name).read_text()
+    said = tomllib.loads(re.sub(r"= .* # full: ", "= ", text) if size == "full" else text)
+    node = parse_size(said["topologies"]["four"]["node_memory"])
+    topology = uniform(4, said["topologies"]["four"]["cpus_per_node"], "368G" if size == "full" else "512M")
+    assert topology.nodes[0].memory == node
+    for code in said["matrix"]["policy"]:
+        values = dict(said["policies"][code])
+        bound = policies()[values.pop("policy")].bind(values, topology)
+        shape = parse_shape(next(knob.value for knob in bound.knobs if knob.path == SHAPE))
+        place(shape, topology)
+        # Bound to a node; or moved from one to another, which has to hold it; or on all.
+        thin = "bind:" in str(bound.options.get("memory")) or any(knob.path == MOVE for knob in bound.knobs)
+        room = shape.memory * (1 if thin else len(topology.nodes))
+        for workload in said["matrix"]["workload"]:
+            wanted = parse_size(said["workloads"][workload]["size"])
+            assert wanted <= 0.9 * room, f"{code}, {workload}: {wanted >> 20} MiB in {room >> 20} MiB"
 
 
 def test_every_code_of_the_paper() -> None:
@@ -80,7 +103,8 @@ def test_every_policy_makes_a_guest_and_says_what_it_needs(policy: Policy) -> No
     placed = place(parse_shape(shapes[0]), FOUR)
     assert placed.topology.cpus == len(placed.cpus)
     # The guest is booted before anything is set in it, and after the host's balancing is.
-    assert paths.index(SHAPE) == 1
+    assert all(path.startswith(HOST) for path in paths[: paths.index(SHAPE)])
+    assert not any(path.startswith(HOST) and path != FOLLOW for path in paths[paths.index(SHAPE) :])
     wants = any(knob.path in (NID, FOLLOW, DOMAINS) for knob in bound.knobs)
     assert (VMITOSIS in policy.requires) == wants
     catalogue.get("gups").argv(bound.options)
@@ -108,7 +132,7 @@ def test_the_codes_say_where_each_level_is(code: str, guest: int, second: int) -
 def test_what_migrates_does_so_when_the_measured_phase_begins(letter: str, second: bool, guest: bool) -> None:
     said = knobs(f"RRI+{letter}", home=1, away=0)
     assert said[NID] == "0"
-    assert (said.get(f"{NID}@ready") == "-1") == second
+    assert said.get(f"{NID}@ready") == ("1" if second else None)
     assert (said[FOLLOW] != "0") == second
     assert (said.get("/proc/PID/pgtable_repl@ready") == "migrate 1") == guest
 
@@ -134,6 +158,11 @@ def test_oblivious_guests_learn_their_nodes_in_three_ways() -> None:
     assert [knobs(name).get(DOMAINS) for name in ("OF", "OFMP", "OFMF", "OFMT")] == [None, "pv", "probe", "told"]
     assert knobs("OF")[SHAPE].startswith("wide NO")
     order = [knob.path for knob in policies()["OFMP"].knobs]
+    # The host offers its map before there is a guest, whose VMM must not drop the bit of CPUID that says so.
+    assert knobs("OFMP")[HOST_MAP] == "Y"
+    assert order.index(HOST_MAP) < order.index(SHAPE)
+    assert parse_shape(knobs("OFMP")[SHAPE]).told
+    assert not any(HOST_MAP in knobs(name) or parse_shape(knobs(name)[SHAPE]).told for name in ("OF", "OFMF", "OFMT"))
     # Groups first, then memory for them, then replicas that take it.
     assert order.index(DOMAINS) < order.index(POOL) < order.index("/proc/sys/vm/pgtable_replication")
 
@@ -141,10 +170,18 @@ def test_oblivious_guests_learn_their_nodes_in_three_ways() -> None:
 def test_a_move_is_in_the_middle_of_the_run() -> None:
     assert knobs("move-NV", away=3, after=7)[f"{MOVE}@ready"] == "program 3 7"
     said = knobs("move-NO+E", home=2, away=3, after=7)
-    assert said[f"{MOVE}@ready"] == "vm 3 7"
+    assert said[f"{MOVE}@ready"] == "vm 3 7", "all vCPUs move: the second level follows them by itself"
     assert said[SHAPE].startswith("thin NO home=2")
     assert (said[SECOND], said[NID]) == ("local", "-1")
     assert knobs("move-NO", home=2)[NID] == "2"
+
+
+@pytest.mark.parametrize(("letter", "second"), [("", False), ("E", True), ("G", False), ("M", True)])
+def test_the_second_level_of_a_program_that_moves_is_told_where(letter: str, second: bool) -> None:
+    said = knobs(f"move-NV+{letter}" if letter else "move-NV", home=2, away=3, after=7)
+    assert said[NID] == "2", "before the move all are alike"
+    assert said[f"{MOVE}@ready"] == "program 3 7" + (f" {WITH_SECOND}" if second else "")
+    assert (said[FOLLOW] != "0") == second
 
 
 # Shapes.
@@ -256,6 +293,17 @@ def test_the_command_of_a_guest_that_sees_nodes() -> None:
     assert "node,nodeid=2,memdev=node2,cpus=4-5" in line
     assert "dist,src=0,dst=3,val=20" in line
     assert "pipe,id=channel,path=/dev/vport1p2" in line
+
+
+def test_a_guest_that_is_told_gets_bits_its_vmm_has_no_name_for() -> None:
+    plain, told = (second(uniform(1, 1, "64M"), cpus=[[0]], cpu=cpu).argv("/dev/p") for cpu in (CPU, CPU_UNNAMED))
+    assert plain[plain.index("-cpu") + 1].split(",")[:1] == ["host"]
+    assert "migratable=off" not in " ".join(plain)
+    assert "migratable=off" in told[told.index("-cpu") + 1].split(",")
+    assert parse_shape(str(Shape(True, False, told=True))).told
+    placed = place(parse_shape("wide NO memory=64M"), FOUR)
+    assert 'migratable="off"' in domain(placed.topology, HostBinding(placed.cells, placed.cpus, True))
+    assert "migratable" not in domain(placed.topology, HostBinding(placed.cells, placed.cpus))
 
 
 def test_the_command_of_a_guest_that_sees_none() -> None:
@@ -458,6 +506,66 @@ def test_a_move_happens_while_the_program_works(two: TwoLevel) -> None:
         timer.join(5)
     assert cast(FakeGuest, two.inner).moved == [3]
     assert [event["what"] for event in two.events] == ["guest", "moved"]
+
+
+@pytest.mark.parametrize("also", ["", WITH_SECOND])
+def test_the_second_level_moves_with_the_program_where_the_policy_says_so(two: TwoLevel, also: str) -> None:
+    """vCPUs stay when a program moves: unless they are told, the tables of its old node are right for ever."""
+    two.write_file(SHAPE, b"wide NV vcpus=1 memory=64M\n")
+    ran: list[list[str]] = []
+    cast(Any, two.inner).run = lambda argv, **_: ran.append(argv)
+    two.run(["sh", "-c", "...", "123", MOVE, f"program 1 0 {also}".strip()])
+    for timer in two._timers:
+        timer.join(5)
+    assert ran == [["taskset", "-apc", "1", "123"]]
+    host = cast(FakeMachine, two.machine)
+    assert {host.files[VCPU.format(vcpu)] for vcpu in (0, 1)} == ({"1"} if also else {"auto 0", "auto 1"})
+    assert not two._failure
+
+
+def test_groups_are_looked_at_again_after_the_machine_was_moved(two: TwoLevel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What few pairs contradict is measured as a whole; a group keeps its number, and with it its pool."""
+    two._files = {"/bin/pgrepl-probe": Path("/probe")}
+    two.write_file(SHAPE, b"wide NO\n")
+    guest = cast(FakeGuest, two.inner)
+    node = [0, 0, 0, 0, 1, 1, 1, 1]
+    asked: list[list[str]] = []
+
+    class Done:
+        def __init__(self, cpus: list[int]) -> None:
+            rows = [f"{a}," + ",".join(str(50 + 90 * (node[a] != node[b]) + a / 9) for b in cpus) for a in cpus]
+            self.stdout = "\n".join(["cpu," + ",".join(map(str, cpus)), *rows]).encode()
+
+    def run(argv: list[str], **_: Any) -> Done:
+        asked.append(argv)
+        return Done([int(cpu) for cpu in argv[2].split(",")] if "-c" in argv else list(range(8)))
+
+    monkeypatch.setattr(guest, "run", run, raising=False)
+    two.write_file(DOMAINS, b"probe\n")
+    domains = "/sys/kernel/mm/pgtable_repl/domains"
+    assert guest.files[domains] == "0-3 4-7"
+    two._move("vm", 1, 0, False)
+    assert asked.count(["/bin/pgrepl-probe"]) == 1, "where all moved together nothing is measured as a whole"
+    node[:] = [1, 0, 0, 0, 1, 1, 1, 0]
+    two._move("vm", 0, 0, False)
+    assert not two._failure
+    assert asked.count(["/bin/pgrepl-probe"]) == 2
+    assert guest.files[domains] == "1-3,7 0,4-6"
+
+
+def test_all_levels_with_all_sights_but_what_the_kernel_refuses() -> None:
+    names = {policy.name for policy in SYSTEM.policies}
+    for sight in ("NV", "NO-P", "NO-F"):
+        for second_level in ("off", "local", "replicated", "migrating"):
+            for guest in ("off", "replicated", "migrating"):
+                if guest == "migrating" and sight != "NV":
+                    with pytest.raises(UserError, match="EOPNOTSUPP"):
+                        of_vmitosis.combined(second_level, guest, sight)
+                else:
+                    assert f"{sight}-{second_level}-{guest}" in names
+    said = knobs("NO-P-migrating-replicated")
+    assert (said[SECOND], said[FOLLOW], said[DOMAINS], said[HOST_MAP]) == ("local", "1000", "pv", "Y")
+    assert knobs("NV-off-migrating")["/proc/PID/pgtable_repl@init"] == "follow on"
 
 
 def test_a_move_that_fails_is_the_cells_failure(two: TwoLevel) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -145,3 +148,52 @@ def test_the_keeper_finds_what_somebody_else_has_written(tmp_path: Path) -> None
     assert process.wait(60) == 1
     assert int(said.read_text().split(" wrong ")[1].split()[0]) > 0
     assert b"not " in process.communicate()[1]
+
+
+def test_results_are_kept_and_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What survived on this kernel is left out by --resume, what was lost is not; other modes' results stay."""
+    from click.testing import CliRunner
+
+    from vmitosis.survival.__main__ import command
+
+    ran: list[str] = []
+    lost = ["ksm"]
+
+    def scenario(name: str) -> Callable[[Any], dict[str, int]]:
+        def run(rig: Any) -> dict[str, int]:
+            ran.append(f"{rig.mode} {name}")
+            if name in lost:
+                raise ExperimentError("gone")
+            return {"bytes_taken": 5}
+
+        return run
+
+    monkeypatch.setattr("numalab.kernel.images.resolve", lambda _: SimpleNamespace(build_id="b1", release="r"))
+    monkeypatch.setattr("vmitosis.survival.rig.machine_for", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(
+        "vmitosis.survival.rig.Rig", lambda _, __, mode: SimpleNamespace(mode=mode, prepare=lambda: None)
+    )
+    monkeypatch.setattr("vmitosis.survival.scenarios.SCENARIOS", {name: scenario(name) for name in ("kill", "ksm")})
+    page = tmp_path / "page.md"
+    page.write_text("<!-- vmitosis.survival: begin -->\n<!-- vmitosis.survival: end -->\n")
+
+    def call(*words: str) -> int:
+        done = CliRunner().invoke(command, [*words, "--out", str(tmp_path)], standalone_mode=False)
+        assert done.exception is None, done.exception
+        return int(done.return_value)
+
+    assert call("--mode", "local") == 1
+    assert call("--mode", "replicate", "kill") == 0
+    lost.clear()
+    ran.clear()
+    assert call("--mode", "local", "--resume", "--table", str(page)) == 0
+    assert ran == ["local ksm"]
+    runs = json.loads((tmp_path / "survival.json").read_text())["runs"]
+    assert sorted((each["mode"], each["scenario"]) for each in runs) == [
+        ("local", "kill"),
+        ("local", "ksm"),
+        ("replicate", "kill"),
+    ]
+    assert all(each["survived"] for each in runs)
+    assert "| `ksm` | local | survived | bytes taken: 5 |" in page.read_text()
+    assert "b1" in page.read_text()

@@ -242,6 +242,9 @@ def test_both_levels_follow_a_program_whose_machine_moves(wide: SecondLevel) -> 
         while uptime(guest.machine) < moved + 30 * follow:
             now = seen(1)
             print(f"{uptime(guest.machine) - moved:.1f} s: {now}; {debugfs.tables().pages}")
+            nodes = [debugfs.read(f"vcpu{vcpu}/mmu_nid") for vcpu in range(len(guest.threads))]
+            counts = {name: debugfs.number(name) for name in ("mmu_numa_miss", "mmu_numa_zapped")}
+            print(f"    vCPUs {nodes}, {counts}")
             if now.found and not now.remote_remote and not now.local_remote and not now.unfilled > 0.2 * now.found:
                 second = uptime(guest.machine) - moved
                 break

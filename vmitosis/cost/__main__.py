@@ -34,10 +34,12 @@ def command(kernel: str, base: str, instructions: bool, follows: bool, out: Path
     """
     table = Table()
     image = resolve(kernel)
+    table.builds[image.name] = image.build_id
     if instructions:
         plan: list[tuple[KernelImage, tuple[str, ...]]] = []
         if base != "none":
             against = resolve(base)
+            table.builds[against.name] = against.build_id
             table.differences = differences(image.provenance, against.provenance)
             plan.append((against, ("kernel",)))
         plan.append((image, tuple(mode for mode in MODES if mode != "kernel")))

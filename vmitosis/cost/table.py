@@ -30,12 +30,14 @@ class Table:
         missing: what could not be counted → why.
         differences: of the two kernels beside the patches (`numalab.run.counting.differences`); with some, nothing is
             promised of the ratios.
+        builds: name of each kernel → its build-id.
     """
 
     counted: list[Counted] = field(default_factory=list)
     followed: Followed | None = None
     missing: dict[str, str] = field(default_factory=dict)
     differences: list[str] = field(default_factory=list)
+    builds: dict[str, str] = field(default_factory=dict)
 
     def ratio(self, run: Counted, what: str) -> float | None:
         """Instructions of a `fault` or `exit` against the kernel without patches; None: one of them has none."""
@@ -79,6 +81,7 @@ class Table:
             "followed": vars(self.followed) | {"clock": "of the emulated machine"} if self.followed else None,
             "missing": dict(self.missing),
             "differences": list(self.differences),
+            "builds": dict(self.builds),
         }
 
     def to_markdown(self) -> str:
@@ -95,6 +98,9 @@ class Table:
             cells += [_ratio(self.ratio(run, "fault")), f"{run.per_exit(0):,.0f}", _ratio(self.ratio(run, "exit"))]
             cells.append(", ".join(f"{tree}: {size:,}" for tree, size in _bytes(run).items()) or "not told")
             lines.append(f"| {' | '.join(cells)} |")
+        if self.builds:
+            builds = ", ".join(f"{name} {build or 'unknown'}" for name, build in self.builds.items())
+            lines += ["", f"Build-ids: {builds}."]
         lines += [f"\nNot counted: {name}: {why}" for name, why in self.missing.items()]
         if self.differences:
             lines += ["", f"The kernels differ beside the patches: {'; '.join(self.differences)}."]

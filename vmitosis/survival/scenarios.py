@@ -87,14 +87,16 @@ def _plugged(guest: SecondLevel) -> int:
 
 
 def balloon(rig: Rig) -> Facts:
-    """Half of what the guest does not use is taken from it, given back, and used."""
+    """48 MiB of what the guest does not use is taken from it, given back, and used."""
     with (
         rig.guest(anonymous=True, qemu_args=("-device", "virtio-balloon-pci")) as guest,
         rig.kept(guest) as keeper,
     ):
         whole = guest.topology.memory
         small = whole - (48 << 20)
-        entries = rig.debug(guest).number("pages_4k")
+        # Memory that was in use has entries, and free memory that was is what a balloon gets first.
+        Keeper(guest, live=40, same=0, name="first").finish()
+        entries, total = rig.debug(guest).number("pages_4k"), meminfo_kib(guest, "MemTotal")
 
         def resized(size: int) -> None:
             guest.qmp.execute("balloon", value=size)
@@ -106,12 +108,18 @@ def balloon(rig: Rig) -> Facts:
 
         with rig.bouncing(guest):
             resized(small)
+            fewer, left = rig.debug(guest).number("pages_4k"), meminfo_kib(guest, "MemTotal")
             keeper.rounds(1)
             resized(whole)
+        taken = (total - left) << 10
+        if fewer >= entries:
+            raise ExperimentError(f"the balloon took memory, and no entry: {entries} before, {fewer} after")
+        if taken < 0.9 * (whole - small):
+            raise ExperimentError(f"the guest has lost {taken >> 20} MiB of memory, not {(whole - small) >> 20}")
         Keeper(guest, live=40, same=0, name="back").finish()
         with rig.bouncing(guest):
             keeper.rounds(1)
-        return {"bytes_taken": whole - small, "entries_before": entries}
+        return {"bytes_taken": taken, "entries_before": entries, "entries_taken": entries - fewer}
 
 
 def ksm(rig: Rig) -> Facts:
