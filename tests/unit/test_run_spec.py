@@ -228,7 +228,7 @@ GOLDEN = {
     "asymmetric by accident": (
         matrix() + "[topologies.four]\nnodes = 2\ndistances = [[10, 20], [21, 10]]",
         "exp.toml: topologies.four: distances are not symmetric: 0→1 is 20, 1→0 is 21; "
-        "set asymmetric = true if that is meant",
+        "set asymmetric = true (--asymmetric) if that is meant",
     ),
     "too much memory": (
         matrix() + '[topologies.four]\nnodes = 4\nnode_memory = "8G"',
