@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,7 +160,7 @@ def test_the_share_is_there_and_read_only(stock: KernelImage, tmp_path: Path) ->
     odd = Topology(
         (Node(1, 256 << 20), Node(1, 0), Node(0, 128 << 20)), ((10, 20, 30), (21, 10, 22), (31, 32, 10)), True, 5
     )
-    with Machine(stock, odd, accel="tcg", share=tmp_path, host_programs=["git"]) as machine:
+    with Machine(stock, odd, accel="tcg", share=tmp_path, host_programs=["git", "perl"]) as machine:
         assert machine.read_file("/share/hello") == b"\0\xff shared"
         with pytest.raises(outcome.GuestFileError) as caught:
             machine.write_file("/share/new", b"x")
@@ -171,8 +174,9 @@ def test_the_share_is_there_and_read_only(stock: KernelImage, tmp_path: Path) ->
         assert b"57 bits virtual" in machine.read_file("/proc/cpuinfo")
         # With addresses of the wrong width a program's stack lies where its own kernel cannot read it.
         assert machine.run(["readlink", "/proc/self/exe"]).stdout == b"/bin/busybox\n"
-        # A dynamic program of the host, by name.
+        # Dynamic programs of the host, by name; one has libraries of its own in a script language.
         assert machine.run(["git", "--version"]).stdout.startswith(b"git version")
+        assert machine.run(["perl", "-MPOSIX", "-e", "print POSIX::floor(42.5)"]).stdout == b"42"
 
 
 def test_an_oblivious_guest_sees_one_node(stock: KernelImage) -> None:
@@ -192,6 +196,26 @@ def test_qemu_that_dies_is_reported_as_that(stock: KernelImage) -> None:
         os.kill(machine.qemu_pid, 9)
         with pytest.raises(outcome.QemuDiedError, match="crashed"):
             process.wait(timeout=60)
+
+
+def test_what_qemu_said_when_it_would_not_start(stock: KernelImage) -> None:
+    machine = Machine(stock, uniform(1, 1, "256M"), accel="tcg")
+    machine.spec = replace(machine.spec, extra_args=("-device", "no-such-device"))
+    with pytest.raises(outcome.QemuDiedError, match="'no-such-device' is not a valid device model name"), machine:
+        pass
+
+
+def test_without_qemu_it_is_said_how_to_get_it(tmp_path: Path) -> None:
+    for directory in os.environ["PATH"].split(":"):
+        for program in Path(directory).glob("*"):
+            link = tmp_path / program.name
+            if not program.name.startswith("qemu") and not link.is_symlink():
+                link.symlink_to(program)
+    command = [sys.executable, "-m", "numalab", "boot", "--accel", "tcg", "--", "true"]
+    environment = {**os.environ, "PATH": str(tmp_path)}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 3, done.stderr
+    assert "apt-get install qemu-system-x86" in done.stderr
 
 
 def test_a_panic_in_the_first_process_is_a_panic(stock: KernelImage) -> None:

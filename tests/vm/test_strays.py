@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -28,6 +29,23 @@ with Machine(resolve("stock"), uniform(1, 1, "256M"), accel="tcg") as machine:
     print(machine.qemu_pid, hypervisor.home(), flush=True)
     time.sleep(600)
 """
+
+
+#: Where it is when it is killed: what it has done by then, and is doing.
+MOMENTS = {
+    "booting": """
+import os, sys
+from pathlib import Path
+from numalab.kernel.images import resolve
+from numalab.machine import hypervisor
+from numalab.machine.session import Machine
+from numalab.machine.topology import uniform
+print(hypervisor.home(), flush=True)
+Machine(resolve("stock"), uniform(1, 1, "256M"), accel="tcg").__enter__()
+""",
+    "a command runs": CHILD.replace("print(", 'machine.start(["sleep", "600"])\n    print('),
+    "paused": CHILD.replace("time.sleep(600)", "machine.paused().__enter__()\n    time.sleep(600)"),
+}
 
 
 def start_child() -> tuple[subprocess.Popen[str], int, Path]:
@@ -72,6 +90,35 @@ def test_what_a_killed_numalab_left_is_swept(stock: KernelImage) -> None:
     # Interrupted, it cleaned up by itself.
     assert gone(alive)
     assert not kept.exists()
+
+
+def qemu_of(home: Path) -> int:
+    """The pid of the QEMU whose sockets are below `home`, as soon as there is one."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                text = cmdline.read_bytes()
+                if b"qemu-system" in text.split(b"\0")[0] and str(home).encode() in text:
+                    return int(cmdline.parent.name)
+        time.sleep(0.02)
+    raise AssertionError(f"no QEMU of {home}")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_another_moment(moment: str) -> None:
+    child = subprocess.Popen([sys.executable, "-c", MOMENTS[moment]], stdout=subprocess.PIPE, text=True)
+    assert child.stdout
+    home = Path(child.stdout.readline().split()[-1])
+    stray = qemu_of(home)
+    child.kill()
+    child.wait()
+    argv = ["boot", "--accel", "tcg", "--nodes", "1", "--node-memory", "256M", "--", "true"]
+    command = [sys.executable, "-m", "numalab", *argv]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert gone(stray)
+    assert not home.exists()
 
 
 def test_a_machine_that_is_closed_leaves_no_file(stock: KernelImage) -> None:
