@@ -57,6 +57,15 @@ def skips_of(result: runner.Result) -> list[str]:
     return [name for name, (verdict, _) in result.tests.items() if verdict is Verdict.SKIP]
 
 
+def said(results: Sequence[runner.Result]) -> str:
+    """All that the programs that did not pass have said."""
+    return "\n".join(
+        f"{each}\n{each.stdout.decode(errors='replace')}{each.stderr.decode(errors='replace')}"
+        for each in results
+        if each.verdict is not Verdict.PASS
+    )
+
+
 @contextmanager
 def self_tests_run(
     kernel: KernelImage, name: str, shape: Topology, append: str, log_dir: Path, only: Sequence[str] = ()
@@ -150,5 +159,5 @@ def test_the_other_sets_own_tests_pass(patched: KernelImage, tmp_path: Path, gro
     assert not machine.complaints
     assert [(result.program, result.verdict) for result in results] == [
         (program.name, Verdict.PASS) for program in catalogue.group(group).programs
-    ], results
+    ], said(results)
     assert unexpected_skips(group, results) == []
