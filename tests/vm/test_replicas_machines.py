@@ -69,7 +69,8 @@ def test_tables_follow_the_thread(patched4: Machine) -> None:
     [(checked, seen)] = looks
     assert checked.problems == []
     assert checked.kernel.follow
-    assert checked.kernel.counts["migrated"] >= 32
+    # Tables that are made after the tree has followed are where they belong at once.
+    assert checked.kernel.counts["migrated"] > 0
     tables = seen.table_pages_of(0)[0]
     assert tables[0] == tables.sum() >= 32
     assert seen.remote_share(0) == 0.0
