@@ -203,7 +203,9 @@ _POOL: Mapping[str, Param] = {
 }
 
 
-def _oblivious(name: str, summary: str, domains: str) -> Policy:
+def _oblivious(
+    name: str, summary: str, domains: str, late: tuple[Knob, ...] = (), params: Mapping[str, Param] | None = None
+) -> Policy:
     """Figure 5: a Wide program in a Wide NUMA-oblivious guest."""
     made = two_level(
         name,
@@ -211,19 +213,21 @@ def _oblivious(name: str, summary: str, domains: str) -> Policy:
         shape="wide NO",
         second=Second("replicate" if domains else "off"),
         guest=(Knob(DOMAINS, domains), Knob(POOL, "{pool}"), *_REPLICAS) if domains else (),
+        late=late,
     )
-    return replace(made, params={**made.params, **_POOL}) if domains else made
+    return replace(made, params={**made.params, **_POOL, **(params or {})}) if domains else made
 
 
 OF = _oblivious("OF", "first touch", "")
 OFMP = _oblivious("OFMP", "both levels replicated, the host tells nodes (NO-P)", "pv")
-OFMF = _oblivious("OFMF", "both levels replicated, nodes found by latency (NO-F)", "probe")
-OFMT = _oblivious("OFMT", "as OFMF, with the groups the laboratory knows: where every latency is equal", "told")
-OFMF = replace(
-    OFMF,
-    knobs=(*OFMF.knobs, Knob(REPROBE, "{reprobe}", mark="ready")),
-    params={**OFMF.params, "reprobe": Param(int, 0, "seconds between two looks whether groups still hold; 0: none")},
+OFMF = _oblivious(
+    "OFMF",
+    "both levels replicated, nodes found by latency (NO-F)",
+    "probe",
+    late=(Knob(REPROBE, "{reprobe}", mark="ready"),),
+    params={"reprobe": Param(int, 0, "seconds between two looks whether groups still hold; 0: none")},
 )
+OFMT = _oblivious("OFMT", "as OFMF, with the groups the laboratory knows: where every latency is equal", "told")
 OBLIVIOUS = (OF, OFMP, OFMF, OFMT)
 
 _MOVE: Mapping[str, Param] = {"after": Param(int, 10, "seconds of the measured phase before the move")}

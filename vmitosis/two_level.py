@@ -277,7 +277,7 @@ class TwoLevel:
         if PROBE not in self._files:
             raise MissingError(
                 "NO-F measures latencies in the guest by tools/mm/pgrepl-probe of the patched kernel's source",
-                remedy="build it there (static), and give it: python -m vmitosis run --probe FILE",
+                remedy="`numalab selftest build` makes it (tools/pgrepl-probe): python -m vmitosis run --probe FILE",
             )
         latencies, cpus = self._latencies()
         self.grouping = discover(latencies).renumbered(cpus)

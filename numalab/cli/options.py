@@ -75,7 +75,7 @@ def topology_from(options: Mapping[str, Any]) -> Topology:
         MissingError: --mirror-host on a host without NUMA nodes.
     """
     from numalab.machine.accel import mirrored
-    from numalab.machine.topology import LOCAL_DISTANCE, REMOTE_DISTANCE, Node, Topology, check
+    from numalab.machine.topology import Node, Topology, check, equal_distances
     from numalab.units import parse_size
 
     nodes, cpus, distances = options["nodes"], options["cpus_per_node"], options["distances"]
@@ -87,9 +87,8 @@ def topology_from(options: Mapping[str, Any]) -> Topology:
         cells = [_cell(number, shape) for number, shape in enumerate(options["shapes"])]
     else:
         cells = [Node(1 if cpus is None else cpus, memory)] * (4 if nodes is None else nodes)
-    span = range(len(cells))
-    matrix = tuple(tuple(LOCAL_DISTANCE if i == j else REMOTE_DISTANCE for j in span) for i in span)
-    topology = Topology(tuple(cells), _rows(distances) if distances else matrix, visible, levels)
+    rows = _rows(distances) if distances else equal_distances(len(cells))
+    topology = Topology(tuple(cells), rows, visible, levels)
     check(topology, allow_asymmetric=options["asymmetric"])
     return topology
 

@@ -194,11 +194,10 @@ def compare(results: Path, baseline: Path, explain: Path | None, as_json: bool) 
 def built_programs(source: str | None) -> Programs:
     """Return the built test programs; builds them when the cache has none of this source."""
     from numalab.kernel.progress import for_stream
-    from numalab.selftest.build import build as build_programs
-    from numalab.selftest.sources import patched_files
+    from numalab.selftest import sources
 
-    with for_stream() as progress, patched_files(source, progress=progress) as files:
-        return build_programs(files, say=progress.step)
+    with for_stream() as progress:
+        return sources.built_programs(source, progress=progress)
 
 
 def _setting(name: str, names: tuple[str, ...], kernel: str, source: str | None, machine: dict[str, Any]) -> Setting:

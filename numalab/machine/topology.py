@@ -95,6 +95,12 @@ class Topology:
         return f"{text}, {self.paging_levels}-level{'' if self.visible else ', NUMA-oblivious'}"
 
 
+def equal_distances(count: int, remote: int = REMOTE_DISTANCE) -> tuple[tuple[int, ...], ...]:
+    """Return SLIT distances of `count` nodes of which every two are `remote` apart."""
+    span = range(count)
+    return tuple(tuple(LOCAL_DISTANCE if i == j else remote for j in span) for i in span)
+
+
 def uniform(
     nodes: int = 4,
     cpus_per_node: int = 1,
@@ -108,9 +114,7 @@ def uniform(
     if nodes < 1:
         raise UserError(f"a machine needs at least one node, not {nodes}")
     size = parse_size(node_memory, what="node memory")
-    row = [remote] * nodes
-    matrix = tuple(tuple(LOCAL_DISTANCE if i == j else row[j] for j in range(nodes)) for i in range(nodes))
-    return Topology((Node(cpus_per_node, size),) * nodes, matrix, visible, paging_levels)
+    return Topology((Node(cpus_per_node, size),) * nodes, equal_distances(nodes, remote), visible, paging_levels)
 
 
 def check(topology: Topology, *, allow_asymmetric: bool = True) -> None:

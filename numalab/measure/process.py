@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from numalab.measure.pagetable import LEAF_LEVELS, LEAF_SIZES, UNLINKED, Tables
+from numalab.measure.pagetable import LEAF_LEVELS, LEAF_SIZES, PAGE_SHIFT, UNLINKED, Tables
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class ProcessPlacement:
     def mapped_bytes(self) -> int:
         """Memory of nodes that the primary maps, by its leaf entries; zero pages and devices are not among it."""
         by_size = self.leaf_of(0)[:, :, :-2].sum(axis=(1, 2))
-        return sum(int(entries) << (12 + 9 * level) for level, entries in enumerate(by_size))
+        return sum(int(entries) << PAGE_SHIFT + 9 * level for level, entries in enumerate(by_size))
 
     @cached_property
     def _found(self) -> NDArray[np.int64]:

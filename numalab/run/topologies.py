@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numalab.errors import UserError, nearest
-from numalab.machine.topology import LOCAL_DISTANCE, REMOTE_DISTANCE, Node, Topology, check, uniform
+from numalab.machine.topology import REMOTE_DISTANCE, Node, Topology, check, equal_distances, uniform
 from numalab.run.reader import Table, fits, type_name
 
 #: The topology of an experiment that names none, and of any that names it.
@@ -42,11 +42,7 @@ def _topology(table: Table) -> Topology | None:
         cpus = table.count("cpus_per_node", 1, least=0)
         nodes = [Node(cpus, table.size("node_memory", "512M"))] * count
     remote = table.get("remote_distance", int, REMOTE_DISTANCE)
-    if "distances" in table.value:
-        distances = _distances(table)
-    else:
-        span = range(len(nodes))
-        distances = tuple(tuple(LOCAL_DISTANCE if i == j else remote for j in span) for i in span)
+    distances = _distances(table) if "distances" in table.value else equal_distances(len(nodes), remote)
     asymmetric = table.get("asymmetric", bool, False)
     visible = table.get("visible", bool, True)
     levels = table.get("paging_levels", int, 4)

@@ -116,6 +116,7 @@ def run(
     Raises:
         MachineLostError: no machine comes up.
     """
+    way = _Way(linkage, patience, wrap, files)
     left = list(programs)
     results: list[Result] = []
     while left:
@@ -123,26 +124,28 @@ def run(
         # An exception out of the block would hide how the machine ended: it is caught inside.
         with open_machine() as machine:
             while left and fresh:
-                result = _run_one(group, left.pop(0), machine, linkage, patience, wrap, files)
+                result = _run_one(group, left.pop(0), machine, way)
                 results.append(result)
                 on_result(result)
                 fresh = result.verdict not in (Verdict.LOST, Verdict.TIMEOUT)
     return results
 
 
-def _run_one(
-    group: Group,
-    program: Program,
-    machine: MachineLike,
-    linkage: Linkage,
-    patience: float,
-    wrap: Sequence[str],
-    files: Mapping[str, str] | None,
-) -> Result:
+@dataclass(frozen=True)
+class _Way:
+    """How every program is run; see `run`."""
+
+    linkage: Linkage
+    patience: float
+    wrap: Sequence[str]
+    files: Mapping[str, str] | None
+
+
+def _run_one(group: Group, program: Program, machine: MachineLike, way: _Way) -> Result:
     begun = time.monotonic()
     before = len(console.read(machine.console))
     try:
-        result = _prepared(group, program, machine, linkage, patience, wrap, files)
+        result = _prepared(group, program, machine, way)
     except MachineLostError as error:
         reason = f"{getattr(error, 'type', 'lost')}: {str(error).partition(chr(10))[0]}"
         result = Result(program.name, Verdict.LOST, reason)
@@ -151,26 +154,17 @@ def _run_one(
     return Result(**values)
 
 
-def _prepared(
-    group: Group,
-    program: Program,
-    machine: MachineLike,
-    linkage: Linkage,
-    patience: float,
-    wrap: Sequence[str],
-    files: Mapping[str, str] | None,
-) -> Result:
+def _prepared(group: Group, program: Program, machine: MachineLike, way: _Way) -> Result:
     argv = list(program.argv)
     if group.directory:
         path = f"{group.directory}/{program.argv[0]}"
-        if linkage(path) is None:
+        if way.linkage(path) is None:
             return Result(program.name, Verdict.MISSING, "not built (numalab selftest build says why)")
         argv[0] = str(GUEST_TOP / path)
     try:
-        with prepare.prepared(program, machine, files):
-            return _executed(
-                program, [*(() if program.steady else wrap), *prepare.as_user(program, argv)], machine, patience
-            )
+        with prepare.prepared(program, machine, way.files):
+            words = [*(() if program.steady else way.wrap), *prepare.as_user(program, argv)]
+            return _executed(program, words, machine, way.patience)
     except prepare.CannotError as cannot:
         return Result(program.name, Verdict.SKIP, str(cannot))
 

@@ -11,7 +11,7 @@ from numalab.kernel import source
 from numalab.kernel.patches import apply_series
 from numalab.kernel.plan import PATCHED, make_plan
 from numalab.kernel.progress import Progress
-from numalab.selftest.build import files_of, selftest_parts
+from numalab.selftest import build
 
 
 @contextmanager
@@ -37,8 +37,8 @@ def patched_files(
     with TemporaryDirectory(prefix="numalab-selftest-") as temporary:
         series = make_plan(PATCHED, sets).series
         overlay = apply_series(series.patches, original, Path(temporary), onto=str(tree.source))
-        found = {name: file for name in files_of(top) if (file := original(name)) is not None}
-        parts = selftest_parts()
+        found = {name: file for name in build.files_of(top) if (file := original(name)) is not None}
+        parts = build.selftest_parts()
         for name in overlay.paths:
             if any(name == part or name.startswith(f"{part}/") for part in parts):
                 patched = overlay.get(name)
@@ -46,3 +46,17 @@ def patched_files(
                 if patched is not None:
                     found[name] = patched
         yield found
+
+
+def built_programs(request: str | None = None, *, progress: Progress | None = None) -> build.Programs:
+    """Return the built test programs of a source; builds them when the cache has none of it.
+
+    Args:
+        request, progress: as of `patched_files`.
+
+    Raises:
+        As `patched_files`, and `numalab.selftest.build.build`.
+    """
+    progress = progress or Progress()
+    with patched_files(request, progress=progress) as files:
+        return build.build(files, say=progress.step)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from functools import partial
 
 import pytest
 
@@ -17,10 +15,11 @@ from numalab.kernel import series
 from numalab.kernel.images import resolve
 from numalab.machine.session import Machine
 from numalab.machine.topology import uniform
-from numalab.selftest import build, catalogue, runner, tap
+from numalab.selftest import catalogue, runner
 from numalab.selftest.build import Programs
-from numalab.selftest.sources import patched_files
+from numalab.selftest.sources import built_programs
 from numalab.selftest.verdict import Verdict
+from tests.vm.kernel_programs import kunit_results, run_in
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(0), pytest.mark.patch_set("mitosis")]
 
@@ -28,7 +27,6 @@ KERNEL = "debug"
 #: A debug kernel is three to ten times slower than the one that the time-outs of the groups are made for.
 PATIENCE = 10.0
 OFF, LAZY, EAGER = "", "pgtable_repl=force", "pgtable_repl=force,eager"
-KUNIT = "/sys/kernel/debug/kunit"
 
 #: It counts what the whole machine has, which says nothing of one process when all have replicas.
 SKIPPED_IF_FORCED = {("pgtable_repl_memory", "others have replicas, too")}
@@ -68,8 +66,7 @@ EITHER_WAY = {
 
 @pytest.fixture(scope="module")
 def built() -> Programs:
-    with patched_files() as files:
-        return build.build(files)
+    return built_programs()
 
 
 @pytest.fixture(scope="module", params=[OFF, LAZY, EAGER], ids=["off", "lazy", "eager"])
@@ -86,8 +83,7 @@ def ran(machine: Machine, built: Programs, name: str, only: Sequence[str] = ()) 
     """What the programs of a group came to, which have not made the kernel complain."""
     group = catalogue.group(name)
     programs = [program for program in group.select(tuple(only)) if program.name not in NOT_RUN]
-    opened = partial(nullcontext, machine)
-    results = runner.run(group, programs, opened, built.linkage, patience=PATIENCE)  # type: ignore[arg-type]
+    results = run_in(machine, group, programs, built, PATIENCE)
     assert [(result.program, line) for result in results for line in result.complaints] == []
     return results
 
@@ -110,10 +106,8 @@ def cases_of_the_series() -> set[str]:
 
 
 def test_every_kunit_case_passes(machine: Machine) -> None:
-    suites = machine.run(["ls", KUNIT], check=True).stdout.decode().split()
     found: dict[str, Verdict] = {}
-    for suite in suites:
-        output = tap.parse(machine.read_file(f"{KUNIT}/{suite}/results"), kernel_log=True)
+    for suite, output in kunit_results(machine).items():
         assert output.problems == (), (suite, output.problems)
         assert output.verdict is Verdict.PASS, (suite, output.leaves())
         found |= {name.rpartition("/")[2]: verdict for name, (verdict, _) in output.leaves().items()}

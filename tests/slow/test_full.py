@@ -16,9 +16,9 @@ from numalab.run import check, runner
 from numalab.run.lab import default_lab
 from numalab.run.runner import Options, describe
 from numalab.run.system import find_experiment, systems
-from numalab.selftest import build, matrix
+from numalab.selftest import matrix
 from numalab.selftest.matrix import Point, Rig
-from numalab.selftest.sources import patched_files
+from numalab.selftest.sources import built_programs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 
@@ -54,8 +54,7 @@ def test_an_experiment_of_the_papers(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def rig() -> Rig:
-    with patched_files() as files:
-        built = build.build(files)
+    built = built_programs()
     assert built.failed == {}
     return Rig(resolve(MATRIX.kernel, build=True), resolve(MATRIX.against, build=True), built, accel.choose("auto"))
 

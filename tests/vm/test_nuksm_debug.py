@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
-from functools import partial
 
 import pytest
 
@@ -12,25 +10,24 @@ from nuksm.stress import stress
 from numalab.kernel.images import resolve
 from numalab.machine.session import Machine
 from numalab.machine.topology import uniform
-from numalab.selftest import build, catalogue, runner, tap
+from numalab.selftest import catalogue
 from numalab.selftest.build import Programs
-from numalab.selftest.sources import patched_files
+from numalab.selftest.sources import built_programs
 from numalab.selftest.verdict import Verdict
 from tests.vm.conftest import guest_programs
+from tests.vm.kernel_programs import kunit_results, run_in
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(6 * 3600), pytest.mark.patch_set("nuksm")]
 
 SECONDS = 120.0
 #: Of every time-out: this kernel is some times slower.
 PATIENCE = 8.0
-KUNIT = "/sys/kernel/debug/kunit"
 KSM_PROGRAMS = ("ksm_tests", "ksm_functional_tests")
 
 
 @pytest.fixture(scope="module")
 def built() -> Programs:
-    with patched_files() as files:
-        return build.build(files)
+    return built_programs()
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +57,9 @@ def watches(machine: Machine) -> None:
 
 def test_kunit(debugged: Machine) -> None:
     """They have run when it booted."""
-    suites = [name for name in debugged.run(["ls", KUNIT]).stdout.decode().split() if "ksm" in name]
-    assert suites == ["ksm_numa"]
-    for suite in suites:
-        said = tap.parse(debugged.read_file(f"{KUNIT}/{suite}/results"))
+    suites = {name: said for name, said in kunit_results(debugged).items() if "ksm" in name}
+    assert list(suites) == ["ksm_numa"]
+    for said in suites.values():
         assert said.problems == ()
         leaves = said.leaves()
         assert len(leaves) >= 5
@@ -76,8 +72,7 @@ def test_the_kernels_own_tests_of_ksm(debugged: Machine, built: Programs, name: 
     group = catalogue.group(name)
     programs = [each for each in group.programs if name == "ksm-numa" or each.argv[0] in KSM_PROGRAMS]
     assert len(programs) == (2 if name == "ksm-numa" else 7)
-    opened = partial(nullcontext, debugged)
-    results = runner.run(group, programs, opened, built.linkage, patience=PATIENCE)  # type: ignore[arg-type]
+    results = run_in(debugged, group, programs, built, PATIENCE)
     for result in results:
         print(f"{result.verdict.value}: {result.program} [{len(result.tests)} tests] {result.reason}")
     assert [result.program for result in results] == [each.name for each in programs]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,10 @@ from numalab.features import KNOWN, survey
 from numalab.kernel.image import KernelImage
 from numalab.machine.session import Machine
 from numalab.machine.topology import Topology, uniform
-from numalab.selftest import build, catalogue, runner
-from numalab.selftest.sources import patched_files
+from numalab.selftest import catalogue, runner
+from numalab.selftest.sources import built_programs
 from numalab.selftest.verdict import Verdict
+from tests.vm.kernel_programs import run_in
 from tests.vm.two_level_guests import BY_NODE
 
 #: A busy host may take long for the programs of a group.
@@ -34,10 +34,8 @@ LACKS = {
     "numa-mmu": {"allocation_failure": "fault injection is in the debug flavour only"},
     "ksm-numa": {"isolated CPUs: there are none, or one CPU": "the tests boot without isolcpus="},
 }
-#: Skipped or not, as chance will have it.
-MAY_LACK = {
-    "ksm-numa": ("memory offline: no block could be",)
-}  # in memory this small most blocks hold what cannot move
+#: Skipped or not, as chance will have it: in memory this small most blocks hold what cannot move.
+MAY_LACK = {"ksm-numa": ("memory offline: no block could be",)}
 
 
 def unexpected_skips(group: str, results: Sequence[runner.Result]) -> list[str]:
@@ -71,23 +69,13 @@ def self_tests_run(
     kernel: KernelImage, name: str, shape: Topology, append: str, log_dir: Path, only: Sequence[str] = ()
 ) -> Iterator[tuple[Machine, list[runner.Result]]]:
     """A machine in which the programs of a group (those in `only`, or all) have run, and what they said."""
-    with patched_files() as files:
-        built = build.build(files)
+    built = built_programs()
     group = catalogue.group(name)
     programs = [program for program in group.programs if not only or program.name in only]
     with Machine(
         kernel, shape, accel="tcg", nested=group.nested, share=built.top, log_dir=log_dir, append=append
     ) as machine:
-        yield (
-            machine,
-            runner.run(
-                group,
-                programs,
-                partial(nullcontext, machine),  # type: ignore[arg-type]
-                built.linkage,
-                patience=3.0,
-            ),
-        )
+        yield machine, run_in(machine, group, programs, built)
 
 
 @pytest.mark.parametrize(("levels", "pti"), [(4, "off"), (5, "on")])

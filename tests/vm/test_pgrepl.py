@@ -12,8 +12,7 @@ from numalab.machine.outcome import Completed
 from numalab.machine.session import Machine
 from numalab.machine.topology import uniform
 from numalab.measure import pgtable_repl
-from numalab.selftest import build
-from numalab.selftest.sources import patched_files
+from numalab.selftest.sources import built_programs
 
 pytestmark = [pytest.mark.vm, pytest.mark.patch_set("mitosis")]
 
@@ -22,8 +21,7 @@ TOOL = "/bin/pgrepl"
 
 @pytest.fixture(scope="module")
 def machine(patched: KernelImage) -> Iterator[Machine]:
-    with patched_files() as files:
-        built = build.build(files)
+    built = built_programs()
     assert built.linkage("tools/pgrepl") == "static"
     tool = {TOOL: built.top / "tools/pgrepl"}
     with Machine(patched, uniform(4, 1, "256M"), accel="tcg", extra_files=tool) as machine:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,11 @@ import pytest
 from numalab.kernel.image import KernelImage
 from numalab.machine.session import Machine
 from numalab.machine.topology import uniform
-from numalab.selftest import build, catalogue, runner
+from numalab.selftest import catalogue, runner
 from numalab.selftest.catalogue import Group, Program
-from numalab.selftest.sources import patched_files
+from numalab.selftest.sources import built_programs
 from numalab.selftest.verdict import Verdict
+from tests.vm.kernel_programs import run_in
 
 pytestmark = pytest.mark.vm
 
@@ -77,15 +77,9 @@ def test_every_end(stock: KernelImage, tmp_path: Path) -> None:
     assert found["dies"].signal == 11
 
 
-def _run(group: Group, names: tuple[str, ...], built: build.Programs, machine: Machine) -> list[runner.Result]:
-    opened = partial(nullcontext, machine)
-    return runner.run(group, group.select(names), opened, built.linkage, patience=3.0)  # type: ignore[arg-type]
-
-
 def test_the_kernels_own(stock: KernelImage, tmp_path: Path) -> None:
     """Built from the source with the series applied, and run on Debian's kernel, where they are known to hold."""
-    with patched_files() as files:
-        built = build.build(files)
+    built = built_programs()
     assert built.failed == {}
     wanted = {
         "mm": ("madv_populate", "mdwe_test", "mremap_dontunmap", "hugetlb_dio"),
@@ -95,7 +89,8 @@ def test_the_kernels_own(stock: KernelImage, tmp_path: Path) -> None:
         "futex": ("futex_requeue_pi, broadcast",),
     }
     with Machine(stock, uniform(2, 1, "512M"), accel="tcg", share=built.top, log_dir=tmp_path) as machine:
-        found = {name: _run(catalogue.group(name), names, built, machine) for name, names in wanted.items()}
+        groups = [(catalogue.group(name), names) for name, names in wanted.items()]
+        found = {group.name: run_in(machine, group, group.select(names), built) for group, names in groups}
     for name, names in wanted.items():
         results = found[name]
         assert {result.program: result.verdict for result in results} == dict.fromkeys(names, Verdict.PASS)

@@ -18,13 +18,16 @@ from numalab.machine.topology import uniform
 
 pytestmark = pytest.mark.vm
 
-CHILD = """
-import sys, time
+PRELUDE = """
+import time
 from numalab.kernel.images import resolve
 from numalab.machine import hypervisor
 from numalab.machine.session import Machine
 from numalab.machine.topology import uniform
-with Machine(resolve("stock"), uniform(1, 1, "256M"), accel="tcg") as machine:
+new = Machine(resolve("stock"), uniform(1, 1, "256M"), accel="tcg")
+"""
+CHILD = f"""{PRELUDE}
+with new as machine:
     machine.run(["true"], check=True)
     print(machine.qemu_pid, hypervisor.home(), flush=True)
     time.sleep(600)
@@ -33,16 +36,7 @@ with Machine(resolve("stock"), uniform(1, 1, "256M"), accel="tcg") as machine:
 
 #: Where it is when it is killed: what it has done by then, and is doing.
 MOMENTS = {
-    "booting": """
-import os, sys
-from pathlib import Path
-from numalab.kernel.images import resolve
-from numalab.machine import hypervisor
-from numalab.machine.session import Machine
-from numalab.machine.topology import uniform
-print(hypervisor.home(), flush=True)
-Machine(resolve("stock"), uniform(1, 1, "256M"), accel="tcg").__enter__()
-""",
+    "booting": f"{PRELUDE}print(hypervisor.home(), flush=True)\nnew.boot()\n",
     "a command runs": CHILD.replace("print(", 'machine.start(["sleep", "600"])\n    print('),
     "paused": CHILD.replace("time.sleep(600)", "machine.paused().__enter__()\n    time.sleep(600)"),
 }

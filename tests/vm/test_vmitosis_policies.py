@@ -19,6 +19,7 @@ from numalab.machine.topology import uniform
 from numalab.measure.take import detach as detach_machine
 from numalab.run.policy import applied
 from numalab.run.system import policies
+from numalab.selftest.sources import built_programs
 from tests.vm.two_level_guests import BY_NODE, REFAULTS
 from vmitosis.discovery import discover
 from vmitosis.latencies import parse
@@ -51,11 +52,9 @@ def two(patched: KernelImage, probe: Path) -> Iterator[TwoLevel]:
 
 
 @pytest.fixture(scope="module")
-def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def probe() -> Path:
     """pgrepl-probe of the patches, static."""
-    from vmitosis.probe import build
-
-    return build(tmp_path_factory.mktemp("probe") / "pgrepl-probe")
+    return built_programs().top / "tools/pgrepl-probe"
 
 
 @pytest.mark.parametrize("name", ["RRI+E", "RRI+M"])
