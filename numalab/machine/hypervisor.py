@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from numalab.errors import MachineLostError, MissingError, UserError
+from numalab.errors import MachineLostError, MissingError, UserError, nearest
 from numalab.paths import cache_dir, runtime_dir
 
 SYSTEM_URI = "qemu:///system"
@@ -102,8 +102,11 @@ def connect(uri: str = "embed") -> Any:
     A process has one kind: once the embedded driver is open, libvirt sends qemu:///system to it as well.
 
     Raises:
+        UserError: `uri` is neither.
         MissingError: the driver or the daemon is not there.
     """
+    if uri != "embed" and not uri.startswith("qemu"):
+        raise UserError(f"not a connection: {uri!r}{nearest(uri, ('embed', SYSTEM_URI, 'qemu:///session'))}")
     module = libvirt()
     if uri == "embed":
         root = home()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from numalab.errors import MissingError
+from numalab.errors import MissingError, UserError
 from numalab.kernel.running import build_id_in, running
 from numalab.machine import hypervisor
 from numalab.machine.host import HostMachine, this_host, virtual
@@ -278,3 +278,8 @@ def test_the_running_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert running(notes).provenance == built, "one of ours: everything that is known of it"
     without = running(tmp_path / "absent")
     assert (without.build_id, without.path) == ("", Path("/proc/version"))
+
+
+def test_a_mistyped_connection_is_the_users_error() -> None:
+    with pytest.raises(UserError, match=r"not a connection: 'embd' \(did you mean 'embed'\?\)"):
+        hypervisor.connect("embd")
