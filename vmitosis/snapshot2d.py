@@ -10,8 +10,9 @@ tree each vCPU walks and where the guest's memory lies; on that memory the guest
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
@@ -162,6 +163,22 @@ def _cpu_domains(prog: Program) -> dict[int, int]:
     return {cpu: per_cpu(domain_of, cpu).value_() for cpu in for_each_online_cpu(prog)}
 
 
+@contextlib.contextmanager
+def _looking(guest: SecondLevel) -> Iterator[_Look]:
+    """The machine paused, and a look at it.
+
+    Raises:
+        MachineLostError: the guest has ended; it says how.
+    """
+    note = b"" if guest in _attached else note_address(guest)
+    guest_of(guest.machine)
+    try:
+        with guest.machine.paused():
+            yield _Look(guest, note)
+    except kvm.NoVmError as error:
+        raise guest.why_lost() from error
+
+
 def take(
     guest: SecondLevel,
     pids: Collection[int] | None = None,
@@ -179,10 +196,7 @@ def take(
         WalkError: tables contradict themselves.
     """
     begin = time.perf_counter()
-    note = b"" if guest in _attached else note_address(guest)
-    guest_of(guest.machine)
-    with guest.machine.paused():
-        look = _Look(guest, note)
+    with _looking(guest) as look:
         attached = time.perf_counter()
         processes = tuple(look.process(each) for each in kernel_view.processes(look.inner.prog, pids, names))
         trees = look.trees()
@@ -208,10 +222,7 @@ def read_virtual(guest: SecondLevel, pid: int, address: int, size: int, *, vcpu:
     Raises:
         ExperimentError: the address is not mapped, or the second level has no entry for it yet.
     """
-    note = b"" if guest in _attached else note_address(guest)
-    guest_of(guest.machine)
-    with guest.machine.paused():
-        look = _Look(guest, note)
+    with _looking(guest) as look:
         (process,) = kernel_view.processes(look.inner.prog, [pid])
         top = kernel_replicas.trees(look.inner, process, look.inner_nodes.nodes)[0][0].frame
         pages = np.arange(address >> 12, (address + size - 1 >> 12) + 1, dtype=np.int64)

@@ -20,7 +20,7 @@ OnMark = Callable[[Mark, Any], None]
 class Commands:
     """Runs commands and moves files through the channel to a guest's first process (`numalab.machine.channel`).
 
-    Whoever inherits opens `_channel`, and says in `_why_lost` how the machine ended.
+    Whoever inherits opens `_channel`, and says in `why_lost` how the machine ended.
     """
 
     hang_after: float
@@ -46,7 +46,7 @@ class Commands:
         """End the machine; safe to call twice."""
         raise NotImplementedError
 
-    def _why_lost(self, *, booting: bool = False) -> Exception:
+    def why_lost(self, *, booting: bool = False) -> Exception:
         """The exception that says how this machine ended."""
         raise NotImplementedError
 
@@ -152,7 +152,7 @@ class Commands:
         try:
             self.channel.send(number, kind, payload)
         except ch.ChannelClosedError as error:
-            raise self._why_lost() from error
+            raise self.why_lost() from error
 
     def next_event(self, stream: ch.Stream, timeout: float | None) -> tuple[bytes, bytes] | None:
         """Wait for the next event of a stream; None after `timeout` seconds.
@@ -171,7 +171,7 @@ class Commands:
             self._check_heartbeat()
             if deadline is not None and time.monotonic() >= deadline:
                 return None
-        raise self._why_lost()
+        raise self.why_lost()
 
     def _check_heartbeat(self) -> None:
         since = None if self.channel.closed.is_set() else self._silent_since()

@@ -178,7 +178,7 @@ class SecondLevel(Commands):
         self.qmp.execute("cont")
         while not self.channel.hello.wait(timeout=0.1):
             if self.channel.closed.is_set() or self.qmp.process.ended():
-                raise self._why_lost(booting=True)
+                raise self.why_lost(booting=True)
             if time.monotonic() - start > self._boot_timeout:
                 raise BootFailureError(
                     f"the second-level guest did not answer within {self._boot_timeout:.0f} s; its last words:\n"
@@ -292,7 +292,8 @@ class SecondLevel(Commands):
     def _last_words(self) -> str:
         return console.tail(self._console_lines())
 
-    def _why_lost(self, *, booting: bool = False) -> Exception:
+    def why_lost(self, *, booting: bool = False) -> Exception:
+        """How the guest ended, by its console and its QEMU."""
         lines = self._console_lines()
         oops = console.find_oops(lines)
         if oops:

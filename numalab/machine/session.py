@@ -170,14 +170,14 @@ class Machine(Commands):
             sock.connect(str(self.spec.channel))
         except OSError as error:
             sock.close()
-            raise self._why_lost() or QemuDiedError(f"QEMU's channel cannot be reached: {error}") from error
+            raise self.why_lost() or QemuDiedError(f"QEMU's channel cannot be reached: {error}") from error
         return sock
 
     def _await_hello(self, start: float) -> None:
         assert self._channel
         while not self._channel.hello.wait(timeout=0.1):
             if self._channel.closed.is_set():
-                raise self._why_lost(booting=True)
+                raise self.why_lost(booting=True)
             if time.monotonic() - start > self._boot_timeout:
                 last = console.tail(console.read(self.console)) or "(the console is empty)"
                 raise BootFailureError(
@@ -254,7 +254,7 @@ class Machine(Commands):
     def _last_words(self) -> str:
         return console.tail(console.read(self.console))
 
-    def _why_lost(self, *, booting: bool = False) -> Exception:
+    def why_lost(self, *, booting: bool = False) -> Exception:
         """The exception that says how this machine ended."""
         deadline = time.monotonic() + 5
         while self._domain is not None and time.monotonic() < deadline and _is_active(self._domain):

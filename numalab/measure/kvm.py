@@ -114,11 +114,15 @@ def vms(guest: Guest) -> tuple[Vm, ...]:
     return tuple(_vm(guest, kvm) for kvm in list_for_each_entry("struct kvm", listed, "vm_list"))
 
 
+class NoVmError(UserError):
+    """A process has no virtual machine: it is no VMM, or has ended."""
+
+
 def vm_of(guest: Guest, pid: int) -> Vm:
     """The virtual machine whose VMM has this process id.
 
     Raises:
-        UserError: there is none.
+        NoVmError: there is none.
         MissingError: see `vms`.
     """
     found = vms(guest)
@@ -126,7 +130,7 @@ def vm_of(guest: Guest, pid: int) -> Vm:
         if each.pid == pid:
             return each
     said = ", ".join(str(each.pid) for each in found) or "none"
-    raise UserError(f"no virtual machine belongs to process {pid}; there are those of: {said}")
+    raise NoVmError(f"no virtual machine belongs to process {pid}; there are those of: {said}")
 
 
 def _vm(guest: Guest, kvm: Object) -> Vm:

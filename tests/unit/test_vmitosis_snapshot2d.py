@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from numalab.measure import radix
+from numalab.machine.outcome import QemuDiedError
+from numalab.machine.second import SecondLevel
+from numalab.measure import kvm, radix
 from numalab.measure.btf import Btf, BtfKind
 from numalab.measure.kvm import Root, Slot, Vcpu, Vm
 from numalab.measure.modules import joined
@@ -21,6 +25,7 @@ from numalab.measure.pagetable import walk
 from numalab.measure.qemu_ram import GuestMemoryError
 from tests.unit.guest_memory import GuestMemory, entry
 from tests.unit.test_measure_btf import SAMPLE
+from vmitosis import snapshot2d
 from vmitosis.compose import pairs
 from vmitosis.twodim import Process2D, SecondLevelTree, Seen, Snapshot2D, View, render
 
@@ -371,3 +376,19 @@ def test_the_tree_of_a_vcpu() -> None:
     vm = Vm(1, (), (ROOT, other), (), 0x10)
     assert vm.root_of(Vcpu(0, 0, 5, 0, 0x99)) == other
     assert vm.root_of(Vcpu(1, 1, 6, 1, None)) is None
+
+
+def test_a_guest_that_has_ended_is_lost_and_not_the_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended:
+        qemu_pid = 66
+        machine = SimpleNamespace(paused=contextlib.nullcontext)
+
+        def why_lost(self) -> Exception:
+            return QemuDiedError("the second-level guest ended")
+
+    guest = cast("SecondLevel", Ended())
+    monkeypatch.setattr(snapshot2d, "note_address", lambda _: b"")
+    monkeypatch.setattr(snapshot2d, "guest_of", lambda machine: machine)
+    monkeypatch.setattr(kvm, "vms", lambda _: ())
+    with pytest.raises(QemuDiedError, match="second-level guest ended"):
+        snapshot2d.take(guest)

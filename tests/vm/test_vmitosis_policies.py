@@ -85,7 +85,8 @@ def test_the_second_level_migrates_while_the_remote_node_is_loaded(two: TwoLevel
         while True:
             now, passed = seen(running.pid), uptime(two.machine) - moved
             print(f"{name} {passed:.1f} s: {now}")
-            if now.found >= PAGES and not now.local_remote and not now.remote_remote and now.unfilled < 0.1 * now.found:
+            # Back are the pages that GUPS goes on touching; its code for the beginning stays without translations.
+            if now.found >= PAGES and not now.local_remote and not now.remote_remote:
                 break
             assert passed < PERIODS * follow + REFAULTS, "the second level did not migrate"
             time.sleep(1)
