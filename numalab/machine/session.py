@@ -112,7 +112,9 @@ class Machine(Commands):
             binding=accelerators.bind_to_host(topology) if mirror_host and binding is None else binding,
             extra_args=instructions.QEMU_ARGS if count_instructions else (),
             # Under KVM there is nothing to say, and machines that count have one thread anyway.
-            threads=emulator.threads(nested=nested) if self.accel == "tcg" and not count_instructions else "multi",
+            threads=emulator.threads(topology.cpus, nested=nested)
+            if self.accel == "tcg" and not count_instructions
+            else "multi",
         )
         hypervisor.check_socket_path(self.spec.channel)
 

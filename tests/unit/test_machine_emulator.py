@@ -24,18 +24,21 @@ def test_threads_of_vcpus_by_version(
     """Before 8.1 a block that was translated while the kernel patched it stays: `Oops: int3` on an unpatched kernel."""
     monkeypatch.setattr(emulator, "version", lambda: version)
     monkeypatch.delenv(emulator.OVERRIDE, raising=False)
-    assert emulator.threads() == threads
-    assert emulator.threads(nested=True) == "multi"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    assert emulator.threads(2) == threads
+    assert emulator.safe() == (threads == "multi")
+    assert emulator.threads(3) == "single", "the host has fewer CPUs than that"
+    assert emulator.threads(4, nested=True) == "multi"
     monkeypatch.setenv(emulator.OVERRIDE, "multi")
-    assert emulator.threads() == "multi"
+    assert emulator.threads(4) == "multi"
     monkeypatch.setenv(emulator.OVERRIDE, "single")
-    assert emulator.threads() == "single"
+    assert emulator.threads(1) == "single"
 
 
 def test_an_override_that_is_neither(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(emulator.OVERRIDE, "two")
     with pytest.raises(UserError, match="NUMALAB_TCG_THREADS is 'two': single or multi"):
-        emulator.threads()
+        emulator.threads(1)
 
 
 def qemu(tmp_path: Path, says: str) -> str:

@@ -20,7 +20,7 @@ from workloads.build import binaries
 
 #: Of tests in which guests have second-level tables by node while their vCPUs move: an older QEMU may lose the machine
 #: (docs/vmitosis.md, "Known faults"), so that they are a part of `make test-full` there.
-BY_NODE = pytest.mark.slow if emulator.threads() == "single" else pytest.mark.vm
+BY_NODE = pytest.mark.vm if emulator.safe() else pytest.mark.slow
 #: Seconds, of an emulated machine's clock, in which a guest of up to 256 MiB takes its second-level faults again.
 REFAULTS = 15.0
 
