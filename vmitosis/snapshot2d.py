@@ -173,7 +173,7 @@ def _looking(guest: SecondLevel) -> Iterator[_Look]:
     note = b"" if guest in _attached else note_address(guest)
     guest_of(guest.machine)
     try:
-        with guest.machine.paused():
+        with guest.paused():
             yield _Look(guest, note)
     except kvm.NoVmError as error:
         raise guest.why_lost() from error

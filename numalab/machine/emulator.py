@@ -12,10 +12,10 @@ So the vCPUs of an emulated machine share one thread where QEMU is older; a host
 is in each machine's recorded `qemu_argv`. They share one as well where the host has fewer CPUs than the machine: a vCPU
 whose thread the host has put aside, perhaps with a lock held that the others spin for, is late by milliseconds, which
 is long for those of our tests that wait for the kernel to act (with QEMU 10.0 on two CPUs they took as long, 437 s in
-one thread and 456 s in four, and two of them failed in four). Not where the machine runs guests of its own: in one thread second-level
-guests of two vCPUs go wrong at varying places of their boot, in 7.2 and in 10.0 (a loop of invalid opcodes in the
-firmware, vCPUs that are not woken), while in threads of their own they boot. `NUMALAB_TCG_THREADS=multi` (or `single`)
-overrides all that.
+one thread and 456 s in four, and two of them failed in four). Not where the machine runs guests of its own: in one
+thread second-level guests of two vCPUs go wrong at varying places of their boot, in 7.2 and in 10.0 (a loop of invalid
+opcodes in the firmware, vCPUs that are not woken), while in threads of their own they boot.
+`NUMALAB_TCG_THREADS=multi` (or `single`) overrides all that.
 """
 
 from __future__ import annotations

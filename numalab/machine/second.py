@@ -270,9 +270,27 @@ class SecondLevel(Commands):
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """The whole machine stands still, and the guest with it."""
-        with self.machine.paused():
-            yield
+        """The whole machine stands still, and the guest with it.
+
+        Its vCPUs are stopped first. QEMU's emulation of VMRUN (helper_vmrun(), in 7.2 and 10.0) leaves the vector of an
+        interrupt that it has injected where it looks for exceptions, and a thread that is asked to stop before the
+        guest's next instruction delivers it a second time: the guest's kernel enters its handler with the user's GS.
+
+        Raises:
+            MachineLostError: the guest has ended.
+        """
+        try:
+            runs = self.qmp.execute("query-status")["running"]
+            if runs:
+                self.qmp.execute("stop")
+        except QemuDiedError as error:
+            raise self.why_lost() from error
+        try:
+            with self.machine.paused():
+                yield
+        finally:
+            if runs:
+                self.qmp.execute("cont")
 
     @property
     def complaints(self) -> list[str]:

@@ -381,7 +381,8 @@ def test_the_tree_of_a_vcpu() -> None:
 def test_a_guest_that_has_ended_is_lost_and_not_the_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Ended:
         qemu_pid = 66
-        machine = SimpleNamespace(paused=contextlib.nullcontext)
+        machine = SimpleNamespace()
+        paused = staticmethod(contextlib.nullcontext)
 
         def why_lost(self) -> Exception:
             return QemuDiedError("the second-level guest ended")
