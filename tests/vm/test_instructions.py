@@ -72,7 +72,9 @@ def count(machine: Machine, **params: Any) -> dict[str, float]:
 
 def test_a_loop_counts_exactly(counting: Machine) -> None:
     turns = (0, 1, 2, 10, 1000, 12_345, 100_000, 1_000_000)
-    assert loops(counting, *turns) == [2 * number for number in turns]
+    # Timer interrupts, and turns of other CPUs, come on top (docs/instructions.md): nothing is ever missing.
+    least = [min(counts) for counts in zip(*(loops(counting, *turns) for _ in range(5)), strict=True)]
+    assert least == [2 * number for number in turns]
 
 
 def test_the_same_each_time_and_on_each_boot(counting: Machine, stock: KernelImage, counter: Path) -> None:
