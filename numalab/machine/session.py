@@ -291,7 +291,10 @@ def _is_active(dom: Any) -> bool:
 
 
 def _start_error(message: str) -> Exception:
-    if any(words in message for words in ("Cannot find", "could not find capabilities", "No emulator found")):
+    # libvirt may know of a QEMU that has gone, and says then only that it ended.
+    if emulator.version() is None or any(
+        words in message for words in ("Cannot find", "could not find capabilities", "No emulator found")
+    ):
         return MissingError(f"the machine cannot be started: {message}", remedy="apt-get install qemu-system-x86")
     if "Cannot allocate memory" in message:
         return MissingError(f"not enough memory for the machine: {message}", remedy="use smaller nodes")
