@@ -465,8 +465,11 @@ def test_host_gone(programs: dict[str, Path]) -> None:
 def test_host_gone_before_a_mark(programs: dict[str, Path]) -> None:
     with marked(programs["stream"], "--size", "12M", "--iterations", "1") as stream:
         stream.run_to("ready")
+        # It must not get as far as its next mark in between.
+        stream.process.send_signal(signal.SIGSTOP)
         stream.answer()
         stream.host.shutdown(socket.SHUT_RDWR)
+        stream.process.send_signal(signal.SIGCONT)
         _, err = stream.process.communicate(timeout=30)
     assert stream.process.returncode == 1
     assert b"mark 'done': cannot write to the host" in err
